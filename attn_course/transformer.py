@@ -1,0 +1,508 @@
+"""Transformer attention: scaled dot product, masks, heads, and the block that is built from them.
+
+Shapes: `B` batch, `n_q` queries, `n_k` keys, `d_model` width, `h` heads, `d_k = d_model / h`.
+A mask is True (or non-zero) where attention is allowed; a bias is added to the scores.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "MultiHeadAttention",
+    "TransformerBlock",
+    "causal_mask",
+    "masked_softmax",
+    "merge_heads",
+    "padding_mask",
+    "scaled_dot_product_attention",
+    "split_heads",
+    "transformer_example",
+]
+
+
+def scaled_dot_product_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    need_weights: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Look every query up among the keys and return the mean of the values, weighted by the match.
+
+    `softmax(q kᵀ / √d_k + bias) v`, where masked keys get the weight 0, exactly.
+
+    A query that may attend nowhere gets zeros: weights, output and gradients.
+
+    Args:
+        q: `(…, n_q, d_k)`.
+        k: `(…, n_k, d_k)`, with the leading dimensions of `q`.
+        v: `(…, n_k, d_v)`, likewise.
+        mask: True (or 1) where a query may attend; broadcasts to `(…, n_q, n_k)`. Two dimensions mean
+            `(n_q, n_k)`; padding is `(B, 1, 1, n_k)`, see `padding_mask`.
+        bias: added to the scores; broadcasts likewise. A key with the bias -inf is masked.
+        dropout_p: share of the weights that is dropped at random. Applied in every call, as in `F.dropout`;
+            the returned weights are those before dropout.
+        is_causal: the last query sees every key, the one before it all but the last key, and so on. With
+            `n_q == n_k` that is `causal_mask(n)`; with fewer queries than keys, the queries are the last
+            ones of the sequence, as in generation with a cache. (`F.scaled_dot_product_attention` counts
+            from the first query instead.)
+        need_weights: False computes the same output with the fused kernel, which keeps no weights.
+
+    Returns:
+        The output `(…, n_q, d_v)`, and the weights `(…, n_q, n_k)` or None.
+
+    Cost: `2·n_q·n_k·(d_k + d_v)` FLOPs per head, and `n_q·n_k` weights in memory when they are needed.
+
+    Raises:
+        ValueError: for shapes that do not fit each other, a float mask that is not 0 and 1, a bool bias,
+            or a dropout outside [0, 1).
+
+    Vaswani et al., Attention Is All You Need, 2017 (arXiv:1706.03762), section 3.2.1.
+    """
+    _check_qkv(q, k, v)
+    _check_dropout(dropout_p)
+    n_q, n_k = q.shape[-2], k.shape[-2]
+    if mask is not None:
+        mask = _as_mask(mask, (*q.shape[:-1], n_k))
+    if bias is not None:
+        bias = _as_bias(bias, (*q.shape[:-1], n_k)).to(q.dtype)
+        allowed = bias != -math.inf
+        mask = allowed if mask is None else mask & allowed
+
+    if not need_weights:
+        return _fused_attention(q, k, v, mask, bias, dropout_p, is_causal), None
+
+    if is_causal:
+        causal = _causal_mask(n_q, n_k, q.device)
+        mask = causal if mask is None else mask & causal
+
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias
+    weights = masked_softmax(scores, mask)
+    output = F.dropout(weights, dropout_p) @ v if dropout_p > 0 else weights @ v
+    return output, weights
+
+
+def _fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+) -> Tensor:
+    """The output of `scaled_dot_product_attention` from torch's kernel.
+
+    Kernels disagree on two things, so neither is left to them: a causal mask together with another one or
+    with `n_q != n_k` (made here), and rows without any key (they attend everywhere, and are zeroed after).
+    """
+    n_q, n_k = q.shape[-2], k.shape[-2]
+    if is_causal and (mask is not None or n_q != n_k):
+        causal = _causal_mask(n_q, n_k, q.device)
+        mask = causal if mask is None else mask & causal
+        is_causal = False
+
+    shape = (*q.shape[:-1], v.shape[-1])
+    q, k, v = _at_least_4d(q), _at_least_4d(k), _at_least_4d(v)  # fewer dimensions miss the fast kernels
+    if mask is None:
+        output = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=is_causal)
+        return output.reshape(shape)
+
+    row_sees = mask.any(dim=-1, keepdim=True)
+    attn_mask = mask | ~row_sees
+    if bias is not None:
+        attn_mask = bias.masked_fill(~attn_mask, -math.inf).masked_fill(~row_sees, 0.0)
+    output = F.scaled_dot_product_attention(q, k, v, _at_least_4d(attn_mask), dropout_p)
+    return output.reshape(shape) * row_sees
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax over the last dimension among the allowed entries; exactly 0 elsewhere.
+
+    `exp(scores_j) / Σ exp(scores_l)`, the sum running over the `l` with `mask_l` True. A row with nothing
+    allowed is all zeros, with zero gradients, in every dtype.
+
+    Args:
+        scores: `(…, n_q, n_k)`.
+        mask: True (or 1) where allowed; broadcasts to the shape of `scores`.
+
+    Returns:
+        The weights, in the shape of `scores`.
+
+    Raises:
+        ValueError: for a mask that does not broadcast to `scores`, or a float mask that is not 0 and 1.
+    """
+    if mask is None:
+        return F.softmax(scores, dim=-1)
+    mask = _as_mask(mask, scores.shape)
+    # exp(-inf) is 0 in every dtype, but a row of nothing else would become NaN: a row with nothing allowed
+    # is therefore filled with 0, and its weights are cleared afterwards.
+    row_sees = mask.any(dim=-1, keepdim=True)
+    fill = torch.zeros_like(row_sees, dtype=scores.dtype).masked_fill(row_sees, -math.inf)
+    return F.softmax(torch.where(mask, scores, fill), dim=-1) * row_sees
+
+
+def causal_mask(n: int, *, device: torch.device | str | None = None) -> Tensor:
+    """The mask under which no position sees a later one: True on and below the diagonal.
+
+    Args:
+        n: length of the sequence.
+        device: where to make the mask; the default device if None.
+
+    Returns:
+        Bool `(n, n)`, row = query, column = key.
+
+    Raises:
+        ValueError: for a negative `n`.
+    """
+    if n < 0:
+        raise ValueError(f"n must be at least 0, got {n}")
+    return _causal_mask(n, n, device)
+
+
+def padding_mask(lengths: Tensor, n: int) -> Tensor:
+    """The mask that hides the padding at the end of each sequence of a batch.
+
+    Args:
+        lengths: int `(B,)`, the number of real tokens of each sequence.
+        n: the length to which the sequences are padded.
+
+    Returns:
+        Bool `(B, 1, 1, n)`, True for real tokens: one row of keys per sequence, for all heads and queries.
+
+    Raises:
+        ValueError: for lengths that are not a vector of integers between 0 and `n`.
+    """
+    if lengths.ndim != 1:
+        raise ValueError(f"lengths must have the shape (B,), got {tuple(lengths.shape)}")
+    if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
+        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+    if lengths.numel() > 0 and _has_values(lengths):
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > n:
+            raise ValueError(f"lengths must lie between 0 and n = {n}, got values from {low} to {high}")
+    return torch.arange(n, device=lengths.device) < lengths[:, None, None, None]
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """Cut the width into heads: head `i` gets the channels `i·d_k … (i+1)·d_k - 1`. A view, no copy.
+
+    Args:
+        x: `(B, n, d_model)`.
+        num_heads: `h`, a divisor of `d_model`.
+
+    Returns:
+        `(B, h, n, d_k)`.
+
+    Raises:
+        ValueError: if `x` has another rank, or `h` does not divide the width.
+    """
+    if x.ndim != 3:
+        raise ValueError(f"x must have the shape (B, n, d_model), got {tuple(x.shape)}")
+    _check_heads(x.shape[-1], num_heads)
+    return x.unflatten(-1, (num_heads, x.shape[-1] // num_heads)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Put the heads side by side again: the inverse of `split_heads`.
+
+    Args:
+        x: `(B, h, n, d_k)`, contiguous or not.
+
+    Returns:
+        `(B, n, h·d_k)`.
+
+    Raises:
+        ValueError: if `x` has another rank.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"x must have the shape (B, h, n, d_k), got {tuple(x.shape)}")
+    return x.transpose(1, 2).flatten(2)
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention in `h` heads, each with its own queries, keys and values of width `d_k = d_model / h`.
+
+    `concat(head_1, …, head_h) W_o`, where `head_i = attention(query W_q,i, key W_k,i, value W_v,i)`.
+
+    Args:
+        d_model: width of the tokens.
+        num_heads: `h`, a divisor of `d_model`.
+        dropout: share of the weights that is dropped in training.
+
+    Cost, forward: `2·B·(2·n_q + 2·n_k)·d_model²` FLOPs for the four projections and `4·B·n_q·n_k·d_model`
+    for the two products; `B·h·n_q·n_k` weights in memory when they are needed.
+
+    Raises:
+        ValueError: if `num_heads` is below 1 or does not divide `d_model`, or for a dropout outside [0, 1).
+
+    Vaswani et al., Attention Is All You Need, 2017 (arXiv:1706.03762), section 3.2.2.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        _check_heads(d_model, num_heads)
+        _check_dropout(dropout)
+        self.d_model = d_model
+        self.num_heads = num_heads
+        self.d_k = d_model // num_heads
+        self.w_q = nn.Linear(d_model, d_model)
+        self.w_k = nn.Linear(d_model, d_model)
+        self.w_v = nn.Linear(d_model, d_model)
+        self.w_o = nn.Linear(d_model, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def scaled_dot_product_attention(
+        self,
+        Q: Tensor,
+        K: Tensor,
+        V: Tensor,
+        mask: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        is_causal: bool = False,
+        need_weights: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`scaled_dot_product_attention` on split heads `(B, h, n, d_k)`, with this module's dropout."""
+        if mask is not None and mask.ndim == 3 and mask.shape[0] != 1:
+            raise ValueError(
+                f"a mask of shape {tuple(mask.shape)} could mean one mask per sequence or one per head: "
+                f"write mask[:, None] for (B, 1, n_q, n_k), or mask[None] for (1, h, n_q, n_k)"
+            )
+        return scaled_dot_product_attention(
+            Q,
+            K,
+            V,
+            mask,
+            bias=bias,
+            dropout_p=self.dropout.p if self.dropout.training else 0.0,
+            is_causal=is_causal,
+            need_weights=need_weights,
+        )
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        is_causal: bool = False,
+        need_weights: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Let every query attend to every key it may.
+
+        Args:
+            query: `(B, n_q, d_model)`.
+            key: `(B, n_k, d_model)`.
+            value: `(B, n_k, d_model)`.
+            mask: True (or 1) where a query may attend; broadcasts to `(B, h, n_q, n_k)`. Two dimensions mean
+                `(n_q, n_k)`. A padding mask `(B, n_k)` is written `mask[:, None, None, :]`: left as it is,
+                it is an error, except when `B = n_q`, where the two cannot be told apart and it is taken
+                for `(n_q, n_k)`. Three dimensions are refused, as they could be per sequence or per head.
+            bias: added to the scores; broadcasts likewise, `(h, n_q, n_k)` included.
+            is_causal: no query sees a later key; the last query sees every key.
+            need_weights: False takes the fused kernel, which is faster and keeps no weights.
+
+        Returns:
+            The output `(B, n_q, d_model)`, and the weights before dropout `(B, h, n_q, n_k)` or None.
+            A query that may attend nowhere gets zero weights, hence the bias of `w_o` as its output.
+
+        Raises:
+            ValueError: for inputs or masks whose shapes do not fit.
+        """
+        self._check_inputs(query, key, value)
+        Q = split_heads(self.w_q(query), self.num_heads)
+        K = split_heads(self.w_k(key), self.num_heads)
+        V = split_heads(self.w_v(value), self.num_heads)
+        heads, weights = self.scaled_dot_product_attention(
+            Q, K, V, mask, bias=bias, is_causal=is_causal, need_weights=need_weights
+        )
+        return self.w_o(merge_heads(heads)), weights
+
+    def _check_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            if x.ndim != 3 or x.shape[-1] != self.d_model:
+                raise ValueError(
+                    f"{name} must have the shape (B, n, d_model = {self.d_model}), got {tuple(x.shape)}"
+                )
+        if key.shape[0] != query.shape[0] or value.shape[0] != query.shape[0]:
+            raise ValueError(
+                f"query, key and value must have one batch size, got "
+                f"{query.shape[0]}, {key.shape[0]} and {value.shape[0]}"
+            )
+        if key.shape[1] != value.shape[1]:
+            raise ValueError(
+                f"key and value must have one length n_k, got {key.shape[1]} and {value.shape[1]}"
+            )
+
+    def extra_repr(self) -> str:
+        return f"d_model={self.d_model}, num_heads={self.num_heads}"
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention and a feed-forward network, each with a residual connection and layer normalisation.
+
+    Post-norm (the default): `x ← norm1(x + attention(x))`, `x ← norm2(x + feed_forward(x))`.
+    Pre-norm: `x ← x + attention(norm1(x))`, `x ← x + feed_forward(norm2(x))`.
+
+    Args:
+        d_model: width of the tokens.
+        num_heads: `h`, a divisor of `d_model`.
+        d_ff: hidden width of the feed-forward network.
+        dropout: share of the weights, of the hidden units and of both branches that is dropped in training.
+        norm_first: pre-norm, where the residual stream itself is never normalised.
+
+    Cost, forward: that of `MultiHeadAttention`, and `4·B·n·d_model·d_ff` FLOPs.
+
+    Raises:
+        ValueError: as `MultiHeadAttention`, and for a `d_ff` below 1.
+
+    Vaswani et al., 2017 (arXiv:1706.03762); pre-norm: Xiong et al., On Layer Normalization in the
+    Transformer Architecture, 2020 (arXiv:2002.04745).
+    """
+
+    def __init__(
+        self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1, *, norm_first: bool = False
+    ) -> None:
+        super().__init__()
+        if d_ff < 1:
+            raise ValueError(f"d_ff must be at least 1, got {d_ff}")
+        self.attention = MultiHeadAttention(d_model, num_heads, dropout)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(d_model, d_ff), nn.ReLU(), nn.Dropout(dropout), nn.Linear(d_ff, d_model)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.norm_first = norm_first
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        is_causal: bool = False,
+        need_weights: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the new tokens `(B, n, d_model)`, and the weights `(B, h, n, n)` or None.
+
+        `x` is `(B, n, d_model)`; everything else is as in `MultiHeadAttention.forward`.
+        """
+        tokens = self.norm1(x) if self.norm_first else x
+        attended, weights = self.attention(
+            tokens, tokens, tokens, mask, bias=bias, is_causal=is_causal, need_weights=need_weights
+        )
+        x = x + self.dropout(attended)
+        if self.norm_first:
+            return x + self.dropout(self.feed_forward(self.norm2(x))), weights
+        x = self.norm1(x)
+        return self.norm2(x + self.dropout(self.feed_forward(x))), weights
+
+
+def transformer_example() -> tuple[Tensor, Tensor]:
+    """Send random tokens through one block, print the shapes, and return output and weights."""
+    batch_size, seq_len, d_model = 2, 10, 512
+    num_heads, d_ff = 8, 2048
+
+    x = torch.randn(batch_size, seq_len, d_model)
+    transformer = TransformerBlock(d_model, num_heads, d_ff)
+    output, attention_weights = transformer(x)
+
+    print(f"Input shape: {x.shape}")
+    print(f"Output shape: {output.shape}")
+    print(f"Attention weights shape: {attention_weights.shape}")
+    return output, attention_weights
+
+
+def _causal_mask(n_q: int, n_k: int, device: torch.device | str | None) -> Tensor:
+    return torch.ones(n_q, n_k, dtype=torch.bool, device=device).tril(n_k - n_q)
+
+
+def _at_least_4d(x: Tensor) -> Tensor:
+    return x[(None,) * (4 - x.ndim)] if x.ndim < 4 else x
+
+
+def _has_values(x: Tensor) -> bool:
+    """Whether the values of `x` can be looked at: not on the meta device, nor while being compiled."""
+    return not (x.is_meta or torch.compiler.is_compiling())
+
+
+def _check_heads(d_model: int, num_heads: int) -> None:
+    if num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+    if d_model < 1:
+        raise ValueError(f"d_model must be at least 1, got {d_model}")
+    if d_model % num_heads != 0:
+        raise ValueError(f"num_heads must divide d_model, got num_heads = {num_heads}, d_model = {d_model}")
+
+
+def _check_dropout(p: float) -> None:
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), got {p}")
+
+
+def _check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if q.ndim < 2 or k.ndim < 2 or v.ndim < 2:
+        problem = "q, k and v must be (…, n, d)"
+    elif k.shape[:-2] != q.shape[:-2] or v.shape[:-2] != q.shape[:-2]:
+        problem = "q, k and v must have equal leading dimensions"
+    elif q.shape[-1] != k.shape[-1] or q.shape[-1] < 1:
+        problem = "q and k must have one width d_k of at least 1"
+    elif k.shape[-2] != v.shape[-2]:
+        problem = "k and v must have one length n_k"
+    else:
+        return
+    raise ValueError(f"{problem}, got q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}")
+
+
+def _as_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask as bool, checked to broadcast to `shape = (…, n_q, n_k)`."""
+    if not _broadcasts_to(mask.shape, shape):
+        raise ValueError(_shape_message("mask", mask.shape, shape))
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.is_floating_point() and _has_values(mask) and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"a float mask must hold 0 and 1 only (1 = may attend), got values from {mask.min().item():g} "
+            f"to {mask.max().item():g}: what is to be added to the scores goes to bias="
+        )
+    return mask != 0
+
+
+def _as_bias(bias: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The bias, checked to broadcast to `shape = (…, n_q, n_k)`."""
+    if bias.dtype == torch.bool:
+        raise ValueError("bias is added to the scores, got torch.bool: who may attend is said by mask=")
+    if not _broadcasts_to(bias.shape, shape):
+        raise ValueError(_shape_message("bias", bias.shape, shape))
+    return bias
+
+
+def _broadcasts_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    if len(shape) > len(target):
+        return False
+    return all(size in (1, goal) for size, goal in zip(reversed(shape), reversed(target), strict=False))
+
+
+def _shape_message(name: str, shape: tuple[int, ...], target: tuple[int, ...]) -> str:
+    message = f"{name} of shape {tuple(shape)} does not broadcast to (…, n_q, n_k) = {tuple(target)}"
+    if len(shape) == 2 and len(target) > 2 and tuple(shape) == (target[0], target[-1]):
+        nones = "None, " * (len(target) - 2)
+        message += f": two dimensions mean (n_q, n_k), a (B, n_k) {name} is written {name}[:, {nones}:]"
+    elif len(shape) == 3 and len(target) == 4 and tuple(shape) == (target[0], *target[2:]):
+        message += f": a (B, n_q, n_k) {name} is written {name}[:, None]"
+    return message

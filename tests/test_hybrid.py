@@ -1,0 +1,198 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from attn_course import textbook
+from attn_course.hybrid import HybridAttentionModel, create_hybrid_model, transformer_cnn_hybrid
+
+B, C, HEIGHT, WIDTH, CLASSES = 2, 3, 19, 23, 5
+SHAPE = (C, HEIGHT, WIDTH)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return HybridAttentionModel(SHAPE, CLASSES).eval()
+
+
+def logits_of_shuffled_tokens(model, images):
+    """The logits when the cells of the feature map reach the transformer in another order."""
+    order = torch.randperm(64)
+
+    def shuffle(module, inputs, output):
+        return output.flatten(2)[:, :, order].view_as(output)
+
+    handle = model.flatten.register_forward_hook(shuffle)
+    try:
+        return model(images)
+    finally:
+        handle.remove()
+
+
+# --- the document's errors: each check passes on ours and fails on the textbook form
+
+
+def check_positions_reach_the_transformer(create):
+    model, images = create(SHAPE, CLASSES).eval(), torch.randn(B, *SHAPE)
+    assert not torch.allclose(model(images), logits_of_shuffled_tokens(model, images), atol=1e-3)
+
+
+def check_it_can_be_pickled(create):
+    model, images = create(SHAPE, CLASSES).eval(), torch.randn(B, *SHAPE)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
+
+
+ERRORS = [check_positions_reach_the_transformer, check_it_can_be_pickled]
+
+
+@pytest.mark.parametrize("check", ERRORS, ids=lambda check: check.__name__)
+def test_the_documents_error_is_mended(check):
+    check(create_hybrid_model)
+
+
+@pytest.mark.parametrize("check", ERRORS, ids=lambda check: check.__name__)
+def test_the_check_of_the_error_fails_on_the_textbook_form(check):
+    with pytest.raises((AssertionError, AttributeError, pickle.PicklingError)):
+        check(textbook.create_hybrid_model)
+
+
+# --- the document's numbers
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_a_state_dict_without_positions_loads_strictly_and_gives_the_documents_numbers(positions):
+    theirs = textbook.create_hybrid_model(SHAPE, CLASSES).double().eval()
+    torch.nn.init.ones_(theirs.cnn_backbone[10].gamma)
+    ours = create_hybrid_model(SHAPE, CLASSES, positions=positions).double().eval()
+    state = theirs.state_dict()
+    ours.load_state_dict(state, strict=True)
+    assert "positions" not in state
+    images = torch.randn(B, *SHAPE, dtype=torch.float64)
+    output, expected = ours(images), theirs(images)
+    torch.testing.assert_close(output, expected, atol=1e-11, rtol=1e-11)
+    towards = torch.randn_like(output)
+    gradients = torch.autograd.grad(output, list(ours.parameters()), towards)
+    theirs_gradients = torch.autograd.grad(expected, list(theirs.parameters()), towards)
+    names = [name for name, _ in theirs.named_parameters()]
+    mine = {name: g for (name, _), g in zip(ours.named_parameters(), gradients, strict=True)}
+    for name, gradient in zip(names, theirs_gradients, strict=True):
+        torch.testing.assert_close(mine[name], gradient, atol=1e-10, rtol=1e-8)
+    if positions:
+        assert mine["positions"].abs().sum() > 0, "positions that start at zero can be learned"
+
+
+def test_without_positions_the_state_dict_is_the_documents():
+    theirs = textbook.create_hybrid_model(SHAPE, CLASSES).state_dict()
+    assert list(create_hybrid_model(SHAPE, CLASSES, positions=False).state_dict()) == list(theirs)
+    ours = create_hybrid_model(SHAPE, CLASSES).state_dict()
+    assert ours.keys() - theirs.keys() == {"positions"} and ours["positions"].shape == (1, 64, 256)
+
+
+def test_with_a_seed_the_other_weights_are_the_documents():
+    torch.manual_seed(3)
+    theirs = textbook.create_hybrid_model(SHAPE, CLASSES).state_dict()
+    torch.manual_seed(3)
+    ours = create_hybrid_model(SHAPE, CLASSES).state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_positions_load_as_they_were_saved(model):
+    twin = HybridAttentionModel(SHAPE, CLASSES).eval()
+    twin.load_state_dict(model.state_dict(), strict=True)
+    images = torch.randn(B, *SHAPE)
+    assert torch.equal(twin(images), model(images)) and twin.positions.abs().sum() > 0
+
+
+def test_a_state_dict_that_lacks_more_than_positions_is_refused_and_changes_no_positions(model):
+    twin = copy.deepcopy(model)
+    state = {name: value for name, value in model.state_dict().items() if name.startswith("cnn_backbone")}
+    with pytest.raises(RuntimeError, match="positions"):
+        twin.load_state_dict(state, strict=True)
+    twin.load_state_dict(state, strict=False)
+    assert torch.equal(twin.positions, model.positions)
+
+
+def test_loading_works_inside_another_model_and_onto_the_meta_device():
+    state = textbook.create_hybrid_model(SHAPE, CLASSES).state_dict()
+    outer = torch.nn.Sequential(HybridAttentionModel(SHAPE, CLASSES))
+    outer.load_state_dict({f"0.{name}": value for name, value in state.items()}, strict=True)
+    assert (outer[0].positions == 0).all()
+    with torch.device("meta"):
+        made = HybridAttentionModel(SHAPE, CLASSES)
+    assert made(torch.zeros(B, *SHAPE, device="meta")).device.type == "meta"
+    made.load_state_dict(state, strict=True, assign=True)
+    images = torch.randn(B, *SHAPE)
+    assert torch.equal(made.eval()(images), outer.eval()(images)) and made.positions.requires_grad
+
+
+# --- the rest
+
+
+def test_shapes_and_other_image_sizes(model):
+    for size in ((HEIGHT, WIDTH), (4, 4), (41, 37)):
+        assert model(torch.randn(B, C, *size)).shape == (B, CLASSES)
+    assert isinstance(transformer_cnn_hybrid(SHAPE, CLASSES), HybridAttentionModel)
+
+
+def test_images_of_a_batch_do_not_meet(model):
+    images = torch.randn(B, *SHAPE)
+    together = model(images)
+    for i in range(B):
+        torch.testing.assert_close(model(images[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_dtypes_stay_and_gradients_are_finite(dtype):
+    model = HybridAttentionModel(SHAPE, CLASSES).to(dtype)
+    output = model(torch.randn(B, *SHAPE).to(dtype))
+    assert output.dtype == dtype
+    output.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_float16_and_autocast_give_nearly_float32s_numbers(model):
+    images = torch.randn(1, C, 4, 5)
+    half = copy.deepcopy(model).half()
+    torch.testing.assert_close(half(images.half()).float(), model(images), atol=2e-2, rtol=2e-2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = model(images)
+    assert cast.dtype == torch.bfloat16
+    torch.testing.assert_close(cast.float(), model(images), atol=1e-1, rtol=1e-1)
+
+
+def test_exports_with_a_dynamic_batch_and_compiles(model):
+    images = torch.randn(B, *SHAPE)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+    more = torch.randn(5, *SHAPE)
+    torch.testing.assert_close(program.module()(more), model(more), atol=1e-5, rtol=1e-5)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: HybridAttentionModel((C, HEIGHT), CLASSES), r"\(3, 19\)"),
+        (lambda: HybridAttentionModel((0, HEIGHT, WIDTH), CLASSES), r"\(0, 19, 23\)"),
+        (lambda: HybridAttentionModel((C, 3, WIDTH), CLASSES), r"\(3, 3, 23\)"),
+        (lambda: HybridAttentionModel(SHAPE, 0), "num_classes must be at least 1, got 0"),
+        (lambda: HybridAttentionModel(SHAPE, CLASSES)(torch.zeros(SHAPE)), r"\(3, 19, 23\)"),
+        (
+            lambda: HybridAttentionModel(SHAPE, CLASSES)(torch.zeros(B, 1, HEIGHT, WIDTH)),
+            r"C = 3.*\(2, 1, 19, 23\)",
+        ),
+        (lambda: HybridAttentionModel(SHAPE, CLASSES)(torch.zeros(B, C, 3, WIDTH)), r"\(2, 3, 3, 23\)"),
+    ],
+)
+def test_bad_input_is_a_value_error_with_the_numbers(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
