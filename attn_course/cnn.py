@@ -38,15 +38,16 @@ def _traced() -> bool:
 
 def _check_feature_map(x: Tensor, name: str, channels: int | None = None, smallest: int = 1) -> None:
     shape = tuple(x.shape)
-    expected = f"(B, {'C' if channels is None else channels}, H, W)"
+    if len(shape) == 4 and shape[1] == (channels or shape[1]) > 0 and min(shape[2:]) >= smallest:
+        return
+    expected = f"(B, {channels or 'C'}, H, W)"
     if len(shape) != 4:
         raise ValueError(f"{name} expects a feature map {expected}, got {len(shape)} dimensions: {shape}")
-    if channels is not None and shape[1] != channels:
+    if shape[1] != (channels or shape[1]):
         raise ValueError(f"{name} was built for {channels} channels: expected {expected}, got {shape}")
     if shape[1] < 1:
         raise ValueError(f"{name} needs at least 1 channel, got 0: {shape}")
-    if shape[2] < smallest or shape[3] < smallest:
-        raise ValueError(f"{name} needs H and W of at least {smallest}, got {shape[2]} x {shape[3]}: {shape}")
+    raise ValueError(f"{name} needs H and W of at least {smallest}, got {shape[2]} x {shape[3]}: {shape}")
 
 
 def _check_positive(**sizes: int) -> None:
@@ -254,10 +255,29 @@ def _pieces(query: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(i, i + images), slice(q, q + rows)
 
 
+class _Room:
+    """One buffer, used again for every piece: fresh memory of that size costs as much as the arithmetic."""
+
+    def __init__(self, query: Tensor):
+        images, rows = next(_pieces(query))  # the first piece is the largest
+        self.n = query.shape[1]
+        self.flat = query.new_empty(images.stop * rows.stop * self.n)
+
+    def __call__(self, query: Tensor) -> Tensor | None:
+        """Where the scores of these queries go; nowhere (``out=None``) while a second derivative is recorded."""
+        if torch.is_grad_enabled():
+            return None
+        shape = (*query.shape[:2], self.n)
+        return self.flat[: shape[0] * shape[1] * shape[2]].view(shape)
+
+
 def _attend_by_pieces(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     output = torch.empty_like(value)
+    room, second_room = _Room(query), _Room(query)
     for images, rows in _pieces(query):
-        output[images, :, rows] = _attend(query[images, rows], key[images], value[images])[0]
+        q, k, v = query[images, rows], key[images], value[images]
+        weights = torch.softmax(torch.bmm(q, k, out=room(q)), dim=-1, out=second_room(q))
+        output[images, :, rows] = torch.bmm(v, weights.transpose(1, 2))
     return output
 
 
@@ -282,11 +302,13 @@ class _StreamedAttention(torch.autograd.Function):
         grad_value = torch.zeros_like(value)
         # Softmax: d_scores = weights * (d_weights - sum of weights * d_weights); that sum is output . grad.
         mean = (output * grad).sum(1).unsqueeze(2)
+        room, second_room = _Room(query), _Room(query)
         for images, rows in _pieces(query):
             q, k, v, g = query[images, rows], key[images], value[images], grad[images, :, rows]
-            weights = torch.softmax(torch.bmm(q, k), dim=-1)
+            weights = torch.softmax(torch.bmm(q, k, out=room(q)), dim=-1, out=second_room(q))
             grad_value[images].baddbmm_(g, weights)
-            grad_scores = torch.bmm(g.transpose(1, 2), v).sub_(mean[images, rows]).mul_(weights)
+            grad_weights = torch.bmm(g.transpose(1, 2), v, out=room(q))
+            grad_scores = grad_weights.sub_(mean[images, rows]).mul_(weights)
             grad_query[images, rows] = torch.bmm(grad_scores, k.transpose(1, 2))
             grad_key[images].baddbmm_(q.transpose(1, 2), grad_scores)
         return grad_query, grad_key, grad_value

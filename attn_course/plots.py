@@ -154,6 +154,29 @@ def split_attend_merge(projected: Tensor, maps: Tensor, merged: Tensor) -> Figur
     return figure
 
 
+def dots_against_chance(axis: Axes, table: Any, *, x: str, y: str, chance: str, legend: bool = False) -> None:
+    """One dot for each row of ``table``, coloured by seed, and a dash at the mean of the column ``chance``."""
+    sns.stripplot(table, x=x, y=y, hue="seed", palette="dark:#56B4E9", size=6, legend=legend, ax=axis)
+    sns.pointplot(
+        table,
+        x=x,
+        y=chance,
+        color="#D55E00",
+        linestyle="none",
+        marker="_",
+        markersize=30,
+        errorbar=None,
+        ax=axis,
+    )
+
+
+def log_axes(axis: Axes, ticks: Sequence[int], **names: str) -> None:
+    """Both axes logarithmic, with these ``ticks`` across, written out."""
+    axis.set(xscale="log", yscale="log", **names)
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+
+
 def _token_ticks(axis: Axes, queries: Sequence[str] | None, keys: Sequence[str] | None) -> None:
     axis.tick_params(length=0)
     for set_ticks, tokens in ((axis.set_yticks, queries), (axis.set_xticks, keys)):

@@ -437,8 +437,8 @@ def _at_least_4d(x: Tensor) -> Tensor:
 
 
 def _has_values(x: Tensor) -> bool:
-    """Whether the values of `x` can be looked at: not on the meta device, nor while being compiled."""
-    return not (x.is_meta or torch.compiler.is_compiling())
+    """Whether the values of `x` can be looked at: not on the meta device, in a fake tensor, or in a compiler."""
+    return type(x) is Tensor and not x.is_meta and not torch.compiler.is_compiling()
 
 
 def _check_heads(d_model: int, num_heads: int) -> None:

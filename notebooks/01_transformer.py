@@ -4,6 +4,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#   attn_course:
+#     alone: true
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -29,18 +31,8 @@ except ImportError:
     import sys
 
     repository = "https://github.com/attn-course/attn-course"
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            f"git+{repository}",
-        ],
-        check=True,
-    )
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+    subprocess.run([*pip, f"git+{repository}"], check=True)
     import attn_course
 from attn_course import machine
 
@@ -75,15 +67,11 @@ generator = torch.Generator().manual_seed(0)
 names = torch.rand(2000, 5, generator=generator).argsort(
     dim=1
 )  # five names in random order
-numbers = torch.randint(
-    10, (2000, 5), generator=generator
-)  # a number for each
+numbers = torch.randint(10, (2000, 5), generator=generator)  # a number for each
 asked = torch.randint(5, (2000, 1), generator=generator)
 answer = numbers[names == asked]
 
-best = max(
-    (numbers[:, place] == answer).float().mean().item() for place in range(5)
-)
+best = max((numbers[:, place] == answer).float().mean().item() for place in range(5))
 print(f"fixed place: {best:.2f} of the answers are right")
 
 # %% tags=["remove-input"]
@@ -216,10 +204,7 @@ def attention_by_definition(q, k, v, mask=None):
 
 generator = torch.Generator().manual_seed(1)
 sizes = {"q": (2, 3, 5, 7), "k": (2, 3, 11, 7), "v": (2, 3, 11, 13)}
-example = {
-    name: torch.randn(size, generator=generator)
-    for name, size in sizes.items()
-}
+example = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
 for ours, package in zip(
     attention_by_definition(**example),
     attn_course.scaled_dot_product_attention(**example),
@@ -246,9 +231,7 @@ print(
 # %%
 def saturation(d_k, scale, seed, n=32):
     generator = torch.Generator().manual_seed(seed)
-    q, k, v, sent_back = (
-        torch.randn(n, d_k, generator=generator) for _ in range(4)
-    )
+    q, k, v, sent_back = (torch.randn(n, d_k, generator=generator) for _ in range(4))
     scores = (scale * q @ k.T).requires_grad_()
     weights = scores.softmax(dim=-1)
     (weights @ v).backward(sent_back / math.sqrt(d_k))
@@ -269,9 +252,7 @@ rows = [
     for seed in range(5)
 ]
 table = pd.DataFrame(rows)
-means = table.groupby(["scores", "d_k"])[
-    ["entropy (nats)", "gradient"]
-].mean()
+means = table.groupby(["scores", "d_k"])[["entropy (nats)", "gradient"]].mean()
 print(means.loc["without it"].round(4))
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-scale", "caption": "Entropy of the weights and gradient at the scores against the width of a head: mean and range of five seeds."}, "image": {"alt": "Two line charts against the head width from 4 to 1024. With the scale both entropy and gradient stay flat; without it both fall towards zero as the head gets wider."}}
@@ -280,10 +261,7 @@ assert (
     without["entropy (nats)"].is_monotonic_decreasing
     and without["gradient"][1024] < 0.05 * with_scale["gradient"][1024]
 )
-assert (
-    with_scale["entropy (nats)"].max() - with_scale["entropy (nats)"].min()
-    < 0.2
-)
+assert with_scale["entropy (nats)"].max() - with_scale["entropy (nats)"].min() < 0.2
 figure, axes = plt.subplots(1, 2)
 for axis, measured in zip(axes, ("entropy (nats)", "gradient"), strict=True):
     sns.lineplot(
@@ -386,9 +364,7 @@ get("padding-mask").check(padding_mask)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-masks", "caption": "A causal mask, the padding of a sentence of four tokens in a batch of length six, and both together. Coloured: may attend."}, "image": {"alt": "Three grids of six by six. The causal mask is a lower triangle; the padding mask has its last two columns empty; together they are a lower triangle without the last two columns."}}
 def causal_by_definition(n):
-    return torch.arange(n)[:, None] >= torch.arange(
-        n
-    )  # key not after the query
+    return torch.arange(n)[:, None] >= torch.arange(n)  # key not after the query
 
 
 def padding_by_definition(lengths, n):
@@ -397,9 +373,7 @@ def padding_by_definition(lengths, n):
 
 lengths = torch.tensor([6, 4])
 assert causal_by_definition(6).equal(attn_course.causal_mask(6))
-assert padding_by_definition(lengths, 6).equal(
-    attn_course.padding_mask(lengths, 6)
-)
+assert padding_by_definition(lengths, 6).equal(attn_course.padding_mask(lengths, 6))
 causal = get("causal-mask").use(causal_mask)(6)
 padding = get("padding-mask").use(padding_mask)(lengths, 6)
 both = causal & padding
@@ -476,9 +450,7 @@ def masked_softmax_by_definition(scores, mask):
     largest = scores.masked_fill(~mask, -math.inf).amax(dim=-1, keepdim=True)
     largest = largest.masked_fill(largest == -math.inf, 0)
     e = (scores - largest).masked_fill(~mask, -math.inf).exp()
-    return e / e.sum(dim=-1, keepdim=True).clamp_min(
-        torch.finfo(e.dtype).tiny
-    )
+    return e / e.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(e.dtype).tiny)
 
 
 generator = torch.Generator().manual_seed(3)
@@ -498,9 +470,7 @@ print(softmax(trial.half(), allowed)[1:4])
 # > hides its own real tokens according to the lengths of the others.
 
 # %%
-flat = (
-    torch.arange(3) < torch.tensor([3, 2, 1])[:, None]
-)  # (B, n) with B = n = 3
+flat = torch.arange(3) < torch.tensor([3, 2, 1])[:, None]  # (B, n) with B = n = 3
 batch = torch.randn(3, 3, 8, generator=torch.Generator().manual_seed(4))
 _, weights = usual(batch, batch, batch, flat)
 print(
@@ -590,9 +560,7 @@ def merge_by_definition(x):
     return x.transpose(1, 2).reshape(B, n, h * d_k)
 
 
-wide = torch.tensor(
-    [[[0.0, 1, 2, 3], [10, 11, 12, 13]]]
-)  # token 0, then token 1
+wide = torch.tensor([[[0.0, 1, 2, 3], [10, 11, 12, 13]]])  # token 0, then token 1
 assert split_by_definition(wide, 2).equal(attn_course.split_heads(wide, 2))
 assert merge_by_definition(split_by_definition(wide, 2)).equal(wide)
 split = get("split-heads").use(split_heads)
@@ -665,14 +633,9 @@ class MultiHeadAttentionByDefinition(nn.Module):
         )
 
     def forward(self, query, key, value, mask=None):
-        q, k, v = (
-            split(w(x), self.num_heads)
-            for w, x in (
-                (self.w_q, query),
-                (self.w_k, key),
-                (self.w_v, value),
-            )
-        )
+        q = split(self.w_q(query), self.num_heads)
+        k = split(self.w_k(key), self.num_heads)
+        v = split(self.w_v(value), self.num_heads)
         output, weights = attention(q, k, v, mask)
         return self.w_o(merge(output)), weights
 
@@ -682,14 +645,10 @@ own = MultiHeadAttentionByDefinition(12, 3)
 package = attn_course.MultiHeadAttention(12, 3).eval()
 package.load_state_dict(own.state_dict())
 question, text = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
-torch.testing.assert_close(
-    own(question, text, text), package(question, text, text)
-)
+torch.testing.assert_close(own(question, text, text), package(question, text, text))
 Attention = get("multi-head-attention").use(MultiHeadAttention)
-print(
-    "cross-attention: weights",
-    tuple(Attention(12, 3)(question, text, text)[1].shape),
-)
+_, weights = Attention(12, 3)(question, text, text)
+print("cross-attention: weights", tuple(weights.shape))
 
 # %% [markdown]
 # The usual form takes the length of the *queries* for everything. Cross-attention then fails, with a message about
@@ -759,6 +718,11 @@ def pre_norm_block(x, attention, feed_forward, norm1, norm2):
 get("pre-norm-block").check(pre_norm_block)
 
 
+# %% [markdown]
+# The definition has two lines; folded, it is compared with the package's block, which does both orders
+# (`norm_first=True` is pre-norm; the default is post-norm, as in the first paper).
+
+
 # %% tags=["hide-input"]
 def pre_norm_by_definition(x, attention, feed_forward, norm1, norm2):
     x = x + attention(norm1(x))
@@ -772,9 +736,7 @@ parts = (
     block.norm1,
     block.norm2,
 )
-torch.testing.assert_close(
-    pre_norm_by_definition(words, *parts), block(words)[0]
-)
+torch.testing.assert_close(pre_norm_by_definition(words, *parts), block(words)[0])
 torch.testing.assert_close(
     get("pre-norm-block").use(pre_norm_block)(words, *parts), block(words)[0]
 )
@@ -803,23 +765,17 @@ output, weights = attn_course.transformer_example()
 def gradient_by_block(norm_first, depth, seed, width=64):
     torch.manual_seed(seed)
     blocks = [
-        attn_course.TransformerBlock(
-            width, 4, 4 * width, 0.0, norm_first=norm_first
-        )
+        attn_course.TransformerBlock(width, 4, 4 * width, 0.0, norm_first=norm_first)
         for _ in range(depth)
     ]
-    for matrix in (
-        p for block in blocks for p in block.parameters() if p.ndim == 2
-    ):
+    for matrix in (p for block in blocks for p in block.parameters() if p.ndim == 2):
         nn.init.xavier_uniform_(matrix)
     x, target = torch.randn(8, 32, width), torch.randint(97, (8 * 32,))
     for block in blocks:
         x, _ = block(x, is_causal=True, need_weights=False)
     logits = nn.Linear(width, 97)(F.layer_norm(x, (width,)))
     F.cross_entropy(logits.flatten(0, 1), target).backward()
-    return [
-        block.feed_forward[3].weight.grad.norm().item() for block in blocks
-    ]
+    return [block.feed_forward[3].weight.grad.norm().item() for block in blocks]
 
 
 depths = pd.DataFrame(
@@ -839,18 +795,10 @@ depths = pd.DataFrame(
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-norm", "caption": "Gradient of the last feed-forward matrix before the first training step: by block for 16 blocks, and of the last block for stacks of 4 to 32. Mean and range of three seeds."}, "image": {"alt": "Two line charts. By block: post-norm stays level, pre-norm falls from the input to the output. Against the depth of the stack, the last block's gradient stays level with post-norm and falls with pre-norm."}}
 last = depths[depths["block"] == depths["L"]]
 ends = last.groupby(["norm", "L"])["gradient"].mean()
-shrinks = {
-    name: ends[name][4] / ends[name][32] for name in ("pre-norm", "post-norm")
-}
-by_block = (
-    depths[depths["L"] == 16].groupby(["norm", "block"])["gradient"].mean()
-)
+shrinks = {name: ends[name][4] / ends[name][32] for name in ("pre-norm", "post-norm")}
+by_block = depths[depths["L"] == 16].groupby(["norm", "block"])["gradient"].mean()
 fades = by_block["post-norm"][16] / by_block["post-norm"][1]
-assert (
-    2 < shrinks["pre-norm"] < 4.5
-    and 0.5 < shrinks["post-norm"] < 2
-    and fades < 2
-)
+assert 2 < shrinks["pre-norm"] < 4.5 and 0.5 < shrinks["post-norm"] < 2 and fades < 2
 figure, axes = plt.subplots(1, 2, sharey=True)
 style = {
     "y": "gradient",
@@ -943,10 +891,14 @@ say(
 # head's own mean weight *at the same distance*, whatever stands there.
 
 # %%
-heads = pd.DataFrame(
-    {"seed": run["seed"], **head}
+curves = pd.DataFrame(
+    {"step": step, "bits": bits}
     for run in record.runs
-    for head in run["heads"]
+    for step, bits in run["curve"]
+    if step > 0
+)
+heads = pd.DataFrame(
+    {"seed": run["seed"], **head} for run in record.runs for head in run["heads"]
 )
 heads["layer"] += 1
 best_heads = heads.loc[heads.groupby("seed")["bracket_weight"].idxmax()]
@@ -964,16 +916,8 @@ print(
 )
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-habits", "caption": "Left: bits per character on test modules during training, mean and range of three recorded seeds, the live run as dots, two baselines that count. Middle and right: mean weight on the previous character and on the open bracket, one dot for each head of the three models; the dashes mark chance, an even spread and the same head's weight at the same distance."}, "image": {"alt": "Left, a line chart of bits per character over one thousand steps, below both baselines from the first hundred on. Middle and right, two strip charts: heads of the first layer put about a third of their weight on the previous character; in the second layer one or two heads of each model put about a third on the open bracket, far above the mark for the same distance."}}
-curves = pd.DataFrame(
-    {"step": step, "bits": bits}
-    for run in record.runs
-    for step, bits in run["curve"]
-    if step > 0
-)
 assert (best_heads["layer"] == 2).all()
-assert (
-    best_heads["bracket_weight"] > 4 * best_heads["bracket_same_distance"]
-).all()
+assert (best_heads["bracket_weight"] > 4 * best_heads["bracket_same_distance"]).all()
 figure, (training, *habits) = plt.subplots(
     1, 3, figsize=(9.5, 3.4), width_ratios=[1.2, 1, 1]
 )
@@ -985,41 +929,17 @@ sns.lineplot(
     label="three seeds",
     ax=training,
 )
-training.plot(
-    *zip(*history.measures["bits"][1:], strict=True), ".", label="this run"
-)
+training.plot(*zip(*history.measures["bits"][1:], strict=True), ".", label="this run")
 for name, bits in counts.items():
     training.axhline(bits, color=plots.COLOURS["baseline"], linestyle=":")
     training.text(1000, bits, name, ha="right", va="bottom")
-training.set(
-    ylabel="bits per character", ylim=(2, 5), title="Better than counting"
-)
+training.set(ylabel="bits per character", ylim=(2, 5), title="Better than counting")
+chances = ("previous_even", "bracket_same_distance")
 for axis, asked_of, chance in zip(
-    habits,
-    ("previous", "bracket"),
-    ("previous_even", "bracket_same_distance"),
-    strict=True,
+    habits, ("previous", "bracket"), chances, strict=True
 ):
-    sns.stripplot(
-        heads,
-        x="layer",
-        y=f"{asked_of}_weight",
-        hue="seed",
-        palette="dark:#56B4E9",
-        size=6,
-        ax=axis,
-        legend=axis is habits[0],
-    )
-    sns.pointplot(
-        heads,
-        x="layer",
-        y=chance,
-        color="#D55E00",
-        linestyle="none",
-        marker="_",
-        markersize=30,
-        errorbar=None,
-        ax=axis,
+    plots.dots_against_chance(
+        axis, heads, x="layer", y=f"{asked_of}_weight", chance=chance
     )
     axis.set(xlabel="layer", ylabel="mean weight", ylim=(0, 0.5))
 habits[0].set_title("Layer 1: previous character")
@@ -1097,23 +1017,23 @@ def closing_bits(without_head=None):
     return losses[closes] / math.log(2)  # one number for each closing bracket
 
 
+# %% [markdown]
+# The difference is taken bracket by bracket, so that its standard error is small.
+
+# %%
 whole = closing_bits()
 ablation = heads[heads["seed"] == 0].set_index(["layer", "head"])[
     ["previous_weight", "bracket_weight"]
 ]
 more = {key: closing_bits(key) - whole for key in ablation.index}
-ablation["more bits"] = {
-    key: bits.mean().item() for key, bits in more.items()
-}
+ablation["more bits"] = {key: bits.mean().item() for key, bits in more.items()}
 ablation["± std. error"] = {
     key: bits.std().item() / len(bits) ** 0.5 for key, bits in more.items()
 }
 print(ablation.round(2))
 
 # %% tags=["remove-input"]
-second = ablation.loc[2].sort_values("bracket_weight", ascending=False)[
-    "more bits"
-]
+second = ablation.loc[2].sort_values("bracket_weight", ascending=False)["more bits"]
 error = ablation["± std. error"].max()
 is_used = second.iloc[:2].min() > second.iloc[2:].max() + 2 * error
 dearest = ablation["more bits"].idxmax()
@@ -1152,17 +1072,16 @@ say(
 from attn_course import benchmark, complexity
 
 lengths = [256, 512, 1024, 2048]
+sizes = {"batch": 1, "d_model": 256, "num_heads": 8}
 predicted = {
-    n: complexity.cost(
-        "multi-head-attention", batch=1, n_q=n, d_model=256, num_heads=8
-    )
+    n: complexity.cost("multi-head-attention", n_q=n, **sizes) for n in lengths
+}
+predicted_fused = {
+    n: complexity.cost("multi-head-attention", n_q=n, fused=True, **sizes)
     for n in lengths
 }
-print(
-    pd.DataFrame({n: cost.terms for n, cost in predicted.items()}).map(
-        lambda flops: f"{flops / 1e6:.0f} M"
-    )
-)
+table = pd.DataFrame({n: cost.terms for n, cost in predicted.items()})
+print(table.map(lambda flops: f"{flops / 1e6:.0f} M"))
 
 # %% [markdown]
 # The score terms overtake the projections at $n = 2\,d_{model}$. That was the prediction; now the measurement. We time
@@ -1171,12 +1090,7 @@ print(
 # at one moment. The peers take turns, and the median counts: see [how timings are taken](../book/timings.md).
 
 # %% tags=["nbval-ignore-output"]
-layer = (
-    attn_course.MultiHeadAttention(256, 8)
-    .eval()
-    .requires_grad_(False)
-    .to(device)
-)
+layer = attn_course.MultiHeadAttention(256, 8).eval().requires_grad_(False).to(device)
 measured = []
 for n in lengths:
     x = torch.randn(1, n, 256, device=device)
@@ -1201,45 +1115,27 @@ print(measured.unstack(0).round(1))
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-price", "caption": "Left: predicted FLOPs by term. Middle and right: peak memory, predicted (lines) and measured (dots), and time on the machine that is named at the foot of this page, against length."}, "image": {"alt": "Three charts against sequence length from 256 to 2048: stacked bars of FLOPs in which the score terms overtake the projections at 512; peak memory, where the layer with weights grows much faster than the fused one and the dots lie on the lines; and time."}}
 figure, (flops, memory, clock) = plt.subplots(1, 3, figsize=(9, 3.2))
-table = pd.DataFrame({n: cost.terms for n, cost in predicted.items()}).T / 1e9
-table.plot.bar(
-    stacked=True,
-    ax=flops,
-    color=[plots.COLOURS[name] for name in table],
-    rot=0,
-    width=0.8,
-)
-for name, fused in (("attention", False), ("fused attention", True)):
-    line = [
-        complexity.cost(
-            "multi-head-attention",
-            batch=1,
-            n_q=n,
-            d_model=256,
-            num_heads=8,
-            fused=fused,
-        ).peak_bytes
-        / 2**20
-        for n in lengths
-    ]
+terms = pd.DataFrame({n: cost.terms for n, cost in predicted.items()}).T / 1e9
+colours = [plots.COLOURS[name] for name in terms]
+terms.plot.bar(stacked=True, ax=flops, color=colours, rot=0, width=0.8)
+for name, costs in (("attention", predicted), ("fused attention", predicted_fused)):
+    line = [costs[n].peak_bytes / 2**20 for n in lengths]
     memory.plot(lengths, line, color=plots.COLOURS[name], label=name)
-    memory.plot(
-        lengths, measured.loc[name]["MiB"], "o", color=plots.COLOURS[name]
-    )
-    clock.plot(
-        lengths, measured.loc[name]["ms"], "o-", color=plots.COLOURS[name]
-    )
+    memory.plot(lengths, measured.loc[name]["MiB"], "o", color=plots.COLOURS[name])
+    clock.plot(lengths, measured.loc[name]["ms"], "o-", color=plots.COLOURS[name])
     off = measured.loc[name]["MiB"][2048] / line[-1]
     assert device.type != "cpu" or 0.98 < off < 1.02
-flops.set(xlabel="length $n$", ylabel="GFLOP")
-memory.set(xlabel="length $n$", ylabel="peak MiB", xscale="log", yscale="log")
-clock.set(xlabel="length $n$", ylabel="ms", xscale="log", yscale="log")
-flops.set_title("Equal terms at $n = 2\\,d_{model}$")
-memory.set_title("Weights are the memory")
-clock.set_title("Time follows")
-for axis in (memory, clock):
-    axis.set_xticks(lengths, lengths)
-    axis.minorticks_off()
+flops.set(
+    xlabel="length $n$", ylabel="GFLOP", title="Equal terms at $n = 2\\,d_{model}$"
+)
+plots.log_axes(
+    memory,
+    lengths,
+    xlabel="length $n$",
+    ylabel="peak MiB",
+    title="Weights are the memory",
+)
+plots.log_axes(clock, lengths, xlabel="length $n$", ylabel="ms", title="Time follows")
 memory.legend()
 plt.show()
 
@@ -1288,9 +1184,7 @@ print("ours: ", ours(x, x, x)[1].sum(dim=-1)[0, 0].detach())
 message = complexity.cost(
     "multi-head-attention", batch=1, n_q=200, d_model=256, num_heads=8
 )
-share = (
-    message.terms["scores"] + message.terms["weighted sum"]
-) / message.flops
+share = (message.terms["scores"] + message.terms["weighted sum"]) / message.flops
 assert share < 0.5
 print(
     f"{share:.0%} of the FLOPs depend on n squared: the projections cost more. Take it."
@@ -1300,9 +1194,7 @@ print(
 # ## What we know now
 
 # %% tags=["remove-input"]
-assert (
-    best < 0.5 and predicted[2048].peak_bytes > 3 * predicted[1024].peak_bytes
-)
+assert best < 0.5 and predicted[2048].peak_bytes > 3 * predicted[1024].peak_bytes
 say(
     "Attention is a soft look-up: where fixed weights were right in {best:.0%} of the stories, weights made from the content "
     "were right in all of them. Dividing by $\\sqrt{{d_k}}$ keeps the gradient alive: without it the median query got {faded:.0f} times "
@@ -1323,6 +1215,8 @@ say(
 #
 # **The next question.** *Dog bites man* and *man bites dog* gave the same answer to every query. How does a token learn
 # where it stands? That is chapter 2.
+#
+# Something wrong or unclear? [Report it](https://github.com/attn-course/attn-course/issues).
 
 # %% tags=["remove-input"]
 print("Chapter 1 is complete.")

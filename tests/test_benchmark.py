@@ -211,14 +211,18 @@ def sees_memory_on_a_cpu(comparison):
     )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
-def test_memory_on_a_cpu_is_measured_where_the_textbook_form_says_zero(capsys):
+@pytest.fixture
+def without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_memory_on_a_cpu_is_measured_where_the_textbook_form_says_zero(without_gpu, capsys):
     assert sees_memory_on_a_cpu(memory_comparison)
     assert capsys.readouterr().out.count("MiB at its peak") == 2
     assert not sees_memory_on_a_cpu(textbook.memory_comparison)
 
 
-def test_memory_of_cbam_is_about_one_feature_map():
+def test_memory_of_cbam_is_about_one_feature_map(without_gpu):
     found = memory_comparison(**SIZES, channels=256, height=13, width=17)
     feature_map = 3 * 256 * 13 * 17 * 4 / 2**20
     assert feature_map <= found["cnn_memory"] < 1.3 * feature_map
@@ -408,6 +412,13 @@ def test_gradients_are_part_of_what_is_compared_in_training():
     case = next(case for case in benchmark.speed_cases(quick=True) if case.mode == "training")
     output, gradient = case.build(case, torch.device("cpu"))[benchmark.OURS]()
     assert output.shape == gradient.shape and not output.requires_grad
+
+
+def test_attention_over_places_is_timed_away_from_its_start_where_it_is_the_identity():
+    case = next(case for case in benchmark.speed_cases(quick=True) if case.mechanism == "self-attention-2d")
+    n = case.sizes["height"] * case.sizes["width"]
+    ours = case.build(case, torch.device("cpu"))[benchmark.OURS]
+    assert peak_bytes(ours) > complexity.score_bytes(1, 1, n, n)
 
 
 def good_case():

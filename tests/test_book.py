@@ -275,9 +275,12 @@ def test_progress_bars_and_widgets_leave_no_trace_and_the_set_up_cell_is_folded(
 def test_a_glued_number_reaches_another_page_and_its_foot_names_the_machine(sample: Served) -> None:
     assert "Glued: 0.58." in sample_text(sample, "book/summary.html")
     foot = sample.site.soups["book/summary.html"].select_one(".book-foot").text
-    assert "Numbers from Transformer attention: python 3.11.7, torch 2.13.0 on a sample processor" in foot
+    assert (
+        "The numbers from Transformer attention were made with python 3.11.7, torch 2.13.0 on a sample processor"
+        in foot
+    )
     foot = sample.site.soups["notebooks/01_sample.html"].select_one(".book-foot").text
-    assert "The outputs on this page: python 3.11.7, torch 2.13.0 on a sample processor" in foot
+    assert "The outputs on this page were made with python 3.11.7, torch 2.13.0 on a sample processor" in foot
 
 
 def test_only_pages_with_a_formula_load_what_formulas_need(sample: Served) -> None:

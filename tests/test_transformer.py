@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attn_course import textbook
@@ -756,6 +757,13 @@ def test_a_float_mask_compiles_although_its_values_are_not_looked_at():
     x, mask, lengths = torch.randn(B, N, D), causal_mask(N).float(), torch.tensor([N, 3])
     expected = attention(x, x, x, causal_mask(N) & padding_mask(lengths, N))[0]
     close(compiled(x, mask, lengths), expected)
+
+
+def test_fake_tensors_pass_with_masks_whose_values_do_not_exist():
+    with FakeTensorMode():
+        attention, x = MultiHeadAttention(D, H), torch.randn(B, N, D)
+        for mask in (causal_mask(N).float(), padding_mask(torch.ones(B, dtype=torch.long), N)):
+            assert attention(x, x, x, mask)[0].shape == (B, N, D)
 
 
 @every_module

@@ -379,7 +379,8 @@ _PADDING_MASK = Answer(
         Mistake("not-bool-integer", "The ones and zeros are in the right places, but the mask is of integers, not "
                 "bool.", lambda le, n: _real(le, n)[:, None, None].long()),
         Mistake("square", "This is `(B, 1, n, n)`, with padded queries masked too: a padded query would be left "
-                "with nothing to attend to.", lambda le, n: (_real(le, n)[:, :, None] & _real(le, n)[:, None])[:, None]),
+                "with nothing to attend to.",
+                lambda le, n: (_real(le, n)[:, :, None] & _real(le, n)[:, None])[:, None]),
     ),
 )  # fmt: skip
 

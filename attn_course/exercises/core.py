@@ -40,7 +40,7 @@ class CheckResult:
     def _repr_html_(self) -> str:
         tone, word = _WORDS[self.passed]
         mark = {True: "✓", False: "✗", None: "○"}[self.passed]
-        return panel(tone, f"{mark} {self.exercise}: {word}", self.message)
+        return panel(tone, f"{self.exercise}: {word}", self.message, mark)
 
 
 class Exercise:
@@ -107,7 +107,7 @@ class Exercise:
         """The source of the very answer that checks compare with, after a word on why; it runs as it stands."""
         answer = self._answer
         source = textwrap.dedent(inspect.getsource(answer.solution)).rstrip()
-        why = "\n".join(textwrap.wrap(answer.why, 100, initial_indent="# ", subsequent_indent="# "))
+        why = "\n".join(textwrap.wrap(answer.why, 84, initial_indent="# ", subsequent_indent="# "))
         return Source(f"{why}\n{_imports(source)}\n{source}\n", f"{self.id}: one right answer")
 
     def use(self, candidate: Any = None) -> Any:

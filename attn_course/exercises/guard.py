@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,29 @@ from torch import nn
 
 
 class Stop(SystemExit):
-    """Raised inside code that is given up. (A ``SystemExit``, so that a thread that ends with it says nothing.)"""
+    """Raised inside code that is given up. (A ``SystemExit``, so that a thread that ends with it says nothing.)
+
+    A loop that catches everything catches this too. So the next line that the caught code comes to, which is the
+    line of its ``except``, raises once more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        frame = sys._getframe(1) if threading.current_thread().name == _THREAD else None
+        while frame is not None:
+            if os.path.dirname(frame.f_code.co_filename) != os.path.dirname(__file__):
+                frame.f_trace = _stop_at_line
+            frame = frame.f_back
+        sys.settrace(lambda *_: None)
+
+
+def _stop_at_line(frame: types.FrameType, event: str, _: Any) -> Any:
+    if event == "line":
+        raise Stop
+    return _stop_at_line
+
+
+_THREAD = "check"  # the name of the thread in which candidates run
 
 
 @dataclass(frozen=True)
@@ -99,7 +122,7 @@ _THREAD_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "grad mode": (torch.is_grad_enabled, lambda on: torch._C._set_grad_enabled(on)),
     "default device": (torch.get_default_device, lambda _: torch.set_default_device(None)),
 }
-_WATCHED: tuple[Any, ...] = (torch, F, torch.Tensor, nn.Module, nn.Linear, math, np, builtins)
+_WATCHED: tuple[Any, ...] = (torch, F, torch.Tensor, nn.Module, nn.Linear, math, np)
 
 
 def _read(settings: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]) -> dict[str, Any]:
@@ -125,53 +148,52 @@ class State:
 
     def __init__(self) -> None:
         self.settings = _read(_SETTINGS)
+        self.builtins = dict(builtins.__dict__)
         self.names = [(owner, dict(vars(owner))) for owner in _WATCHED]
         self.random = (random.getstate(), np.random.get_state(), torch.get_rng_state())
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
-    def mend_names(self) -> list[str]:
-        """Put replaced functions of torch, math, numpy and Python back; return their names."""
-        mended = []
-        for owner, before in self.names:
-            now = vars(owner)
-            if len(now) == len(before) and all(now.get(n) is v for n, v in before.items()):
-                continue
-            for name in {*before, *now}:
-                old, new = before.get(name), now.get(name)
-                if old is new or not (callable(old) or callable(new)) or isinstance(new, types.ModuleType):
-                    continue
-                if new is not None and _is_torchs_own(name, new):
-                    before[name] = new
-                    continue
-                if name in before:
-                    setattr(owner, name, old)
-                else:
-                    delattr(owner, name)
-                mended.append(f"{owner.__name__}.{name}")
-        return sorted(mended)
-
-    def mend_settings(self) -> list[str]:
-        """Put settings back; return the names of those that had been changed, and how."""
-        mended = []
+    def mend(self) -> list[str]:
+        """Put everything back that is not a random state; return the names of what had been changed."""
+        used = {**builtins.__dict__}
+        builtins.__dict__.update(self.builtins)  # first: whatever follows stands on them
+        mended = [f"builtins.{name}" for name, value in self.builtins.items() if used.get(name) is not value]
         for name, (get, put) in _SETTINGS.items():
             if name in self.settings:
                 with contextlib.suppress(Exception):
-                    now = get()
-                    if now != self.settings[name]:
+                    if get() != self.settings[name]:
                         put(self.settings[name])
                         mended.append(name)
+        for owner, before in self.names:  # last: the default dtype changes some of torch's names too
+            mended += self._mend_names(owner, before)
+        return sorted(mended)
+
+    def _mend_names(self, owner: Any, before: dict[str, Any]) -> list[str]:
+        """Put replaced functions of a module or class back."""
+        now, mended = vars(owner), []
+        if len(now) == len(before) and all(map(is_, map(now.get, before), before.values())):
+            return []
+        for name in {*before, *now}:
+            old, new = before.get(name), now.get(name)
+            if old is new or not (callable(old) or callable(new)) or isinstance(new, types.ModuleType):
+                continue
+            if new is not None and _is_torchs_own(name, new):
+                before[name] = new
+                continue
+            if name in before:
+                setattr(owner, name, old)
+            else:
+                delattr(owner, name)
+            mended.append(f"{owner.__name__}.{name}")
         return mended
 
     def restore(self) -> None:
-        self.mend_names()
-        self.mend_settings()
+        self.mend()
         random.setstate(self.random[0])
         np.random.set_state(self.random[1])
         torch.set_rng_state(self.random[2])
         if self.cuda is not None:
             torch.cuda.set_rng_state_all(self.cuda)
-        elif torch.cuda.is_initialized():
-            torch.cuda.seed_all()
 
 
 class Watch:
@@ -195,7 +217,7 @@ class Watch:
             self.compiler.__exit__(None, None, None)
 
     def mend(self) -> list[str]:
-        changed = self.state.mend_names() + self.state.mend_settings()
+        changed = self.state.mend()
         for name, (get, put) in _THREAD_SETTINGS.items():
             if name in self.clean and get() != self.clean[name]:
                 put(self.clean[name])
@@ -320,6 +342,7 @@ class Job:
         self.beat = time.monotonic()
         self.printed, self.printed_chars, self.overflow = "", 0, False
         self.stopped: str | None = None  # "time", "memory" or "output"
+        self.left = False  # whether the work is over, one way or another
         self.failure: BaseException | None = None  # of ``work`` itself: a fault of ours
 
     def progress(self) -> None:
@@ -327,16 +350,27 @@ class Job:
         self.beat = time.monotonic()
         self.printed, self.printed_chars = "", 0
 
+    def _thread(self, state: State) -> None:
+        for _ in range(3):  # a ``Stop`` that was on its way when the work ended ends here
+            try:
+                if not self.left:
+                    self._main(state)
+                sys.settrace(None)
+                time.sleep(0.01 if self.stopped else 0)
+            except Stop:
+                self.left = True
+
     def _main(self, state: State) -> None:
         self.ident = threading.get_ident()
         watch = Watch(state)
         try:
             self.work(self, watch)
         except Stop:
-            pass
+            self.left = True
         except BaseException as error:
             self.failure = error
         finally:
+            self.left = True
             watch.close()
 
     def run(self) -> None:
@@ -348,13 +382,16 @@ class Job:
                 torch.set_float32_matmul_precision("highest")
             with _surroundings(self):
                 inside = State()
-                worker = threading.Thread(target=copy_context().run, args=(self._main, inside), name="candidate", daemon=True)
+                inherit = copy_context().run  # settings of torch's compiler, IPython's cell
+                worker = threading.Thread(
+                    target=inherit, args=(self._thread, inside), name=_THREAD, daemon=True
+                )
                 try:
                     _start(worker)
                     self._wait(worker)
                 finally:
                     self._end(worker)
-                    inside.mend_names()
+                    inside.mend()
         finally:
             before.restore()
         if self.failure is not None:
@@ -396,8 +433,9 @@ class Job:
         interval, deadline = sys.getswitchinterval(), time.monotonic() + seconds
         sys.setswitchinterval(1e-5)
         try:
-            while worker.is_alive() and self.ident is not None and time.monotonic() < deadline:
+            while not self.left and self.ident is not None and time.monotonic() < deadline:
                 raise_in(ctypes.c_ulong(self.ident), ctypes.py_object(Stop))
                 worker.join(0.0002)
         finally:
             sys.setswitchinterval(interval)
+        worker.join(0.1 if self.left else 0)

@@ -232,9 +232,10 @@ def _problem(task: Task, case: Case, seen: Observation, right: Observation) -> P
         if name in _BANNED:
             text = f"It changed torch's {name} for the whole program. (It has been put back.)"
             return Problem(_BANNED[name], text)
-        if "." in name:
-            text = f"It replaced `{name}` for the whole program. (It has been put back.)"
-            return Problem("patches-library", text)
+    replaced = ", ".join(f"`{name}`" for name in seen.settings if "." in name)
+    if replaced:
+        text = f"It replaced {replaced} for the whole program. (Put back now.)"
+        return Problem("patches-library", text)
     if right.fault is not None:  # an error is the right answer here
         if seen.fault is None:
             return Problem("no-error", f"It returned {_kind_name(seen.result or Seen('none', 'None'))}; expected a "
@@ -259,7 +260,10 @@ def _problem(task: Task, case: Case, seen: Observation, right: Observation) -> P
 
 
 def _random_problem(seen: Observation, case: Case) -> Problem | None:
-    if seen.again is None or seen.result is None or _compare(seen.again, seen.result, "result", case) is None:
+    if seen.again is None or seen.result is None:
+        return None
+    problem = _compare(seen.again, seen.result, "result", case)
+    if problem is None or problem.kind not in ("wrong-value", "not-a-number"):
         return None
     text = "Two calls with the same input gave different results: something in it is random."
     return Problem("random-results", text)
@@ -318,7 +322,7 @@ def same(one: Observation, other: Observation, case: Case) -> bool:
 def _explained(
     task: Task, seed: int, candidate: Callable[..., Any], seen: dict[str, Observation], first: str
 ) -> tuple[set[str], set[str]]:
-    """The cases in which a wrong ``candidate`` differs from the right answer, and those of them where it did what was seen.
+    """The cases in which a wrong ``candidate`` differs from the right answer; those where it did what was seen.
 
     Begins with the case ``first`` and ends as soon as the mistake can no longer be the one that was made.
     """
@@ -410,7 +414,9 @@ def _evidence(case: Case, seed: int, problem: Problem, printed: str) -> str:
             lines = "\n".join(blocks).split("\n")
             text += "\n\n" + "\n".join(f"    {line}" for line in lines)
         else:
-            wrong = _differs(seen, expected, "float32", case) | (case.exact_zeros & (expected == 0) & (seen != 0))
+            wrong = _differs(seen, expected, "float32", case) | (
+                case.exact_zeros & (expected == 0) & (seen != 0)
+            )
             gap = np.where(
                 np.isfinite(_as_float(seen)), np.abs(_as_float(seen) - _as_float(expected)), np.inf
             )
@@ -436,6 +442,9 @@ def judge(task: Task, report: Report, seed: int = 0) -> Verdict:
         )
         return Verdict(False, "not-callable", text)
     cases = {case.name: case for case in task.cases}
+    names = [observation.case for observation in report.observations]
+    if names != list(cases)[: len(names)]:
+        return Verdict(False, "incomplete", "These observations belong to another exercise.")
     right = _expected(task, seed)
     problems = []
     for seen in report.observations:
@@ -444,7 +453,7 @@ def judge(task: Task, report: Report, seed: int = 0) -> Verdict:
             problems.append((seen, problem))
     if not problems:
         if len(report.observations) < len(task.cases):
-            return Verdict(False, "raises", "The check did not reach its end.")
+            return Verdict(False, "incomplete", "The check did not reach its end.")
         return Verdict(True, None, f"Right in all {len(task.cases)} calls.")
     seen, problem = problems[0]
     known = None

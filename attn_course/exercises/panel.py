@@ -43,7 +43,7 @@ def _blocks(text: str) -> str:
     return "".join(parts)
 
 
-def panel(tone: str, heading: str, text: str) -> str:
+def panel(tone: str, heading: str, text: str, mark: str = "") -> str:
     """HTML of a panel: ``heading``, then ``text`` (paragraphs, `` `code` ``, and blocks indented by four)."""
     (back, fore, edge), (dark_back, dark_fore, dark_edge) = TONES[tone]
     style = ";".join((
@@ -52,7 +52,8 @@ def panel(tone: str, heading: str, text: str) -> str:
         "border-radius:4px", "padding:0.5em 0.9em", "margin:0.3em 0", "line-height:1.45",
         "overflow-wrap:anywhere",
     ))  # fmt: skip
-    title = f'<div style="font-weight:700;color:inherit">{_inline(heading)}</div>'
+    sign = f'<span aria-hidden="true">{mark} </span>' if mark else ""  # the heading says it in words
+    title = f'<div style="font-weight:700;color:inherit">{sign}{_inline(heading)}</div>'
     return f'<div class="attn-check attn-check-{tone}" style="{style}">{title}{_blocks(text)}</div>'
 
 

@@ -4,6 +4,7 @@ Everything in a ``Report`` is plain (text, numbers, tuples, numpy arrays), so th
 which neither judge nor solutions are.
 """
 
+import copy
 import inspect
 import linecache
 import re
@@ -153,7 +154,7 @@ def see_fault(error: BaseException) -> Fault:
     line = ""
     for frame, number in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename.replace("\\", "/")
-        if "/torch/" not in name and "attn_course/exercises/" not in name and not name.startswith("<frozen"):
+        if not any(part in name for part in ("/lib/python3", "/torch/", "attn_course/exercises/", "<frozen")):
             line = linecache.getline(frame.f_code.co_filename, number).strip() or line
     return Fault(type(error).__name__, tuple(k.__name__ for k in type(error).__mro__), text[:600], line[:200])
 
@@ -206,20 +207,28 @@ def by_position(candidate: Any, inputs: Inputs, optional: tuple[str, ...]) -> An
     return candidate(*inputs.values())
 
 
-def _changed(used: Inputs, fresh: Inputs) -> tuple[str, ...]:
+def _copies(inputs: Inputs) -> Inputs:
+    """Copies of the arguments that can be written into: tensors, lists and dicts of plain values."""
+    kept: Inputs = {}
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            kept[name] = value.detach().clone()
+        elif isinstance(value, list | dict):
+            kept[name] = copy.deepcopy(value)
+    return kept
+
+
+def _changed(inputs: Inputs, kept: Inputs) -> tuple[str, ...]:
+    """The names of the arguments that are no longer what they were."""
     names = []
-    for name, value in used.items():
-        other = fresh[name]
-        if isinstance(other, torch.Tensor):
+    for name, before in kept.items():
+        now = inputs[name]
+        if isinstance(before, torch.Tensor):
             same = (
-                value.shape == other.shape
-                and value.dtype == other.dtype
-                and torch.equal(value.detach(), other)
+                now.shape == before.shape and now.dtype == before.dtype and torch.equal(now.detach(), before)
             )
-        elif isinstance(other, list | dict | tuple) and not any(isinstance(v, torch.Tensor) for v in other):
-            same = value == other
         else:
-            same = True
+            same = now == before
         if not same:
             names.append(name)
     return tuple(names)
@@ -242,8 +251,9 @@ def _gradients(result: Any, leaves: dict[str, torch.Tensor]) -> dict[str, Seen]:
     if output is None or not output.requires_grad:
         return {name: see(None) for name in leaves}
     total = (output * probe(tuple(output.shape)).to(output)).sum()
-    grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return {name: see(grad) for name, grad in zip(leaves, grads, strict=True)}
+    reached = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    grads = torch.autograd.grad(total, list(reached.values()), allow_unused=True)
+    return {name: see(None) for name in leaves} | dict(zip(reached, map(see, grads), strict=True))
 
 
 Call = Callable[[Inputs, dict[str, torch.Tensor]], Any]
@@ -266,13 +276,14 @@ def _observe(call: Call, case: Case, seed: int, watch: Watch | None) -> Observat
         for name, value in inputs.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and name != "mask":
                 leaves[name] = value.requires_grad_()
+    given = _copies(inputs) if watch is not None else {}
     seed_everything(seed)
     if watch is not None:
         watch.allow_recompiling()
     result, seen.fault = _call(call, inputs, leaves)
     if watch is not None:
         seen.settings = tuple(watch.mend())
-        seen.wrote_into = _changed(inputs, make_inputs(case, seed))
+        seen.wrote_into = _changed(inputs, given)
     if seen.fault is not None:
         return seen
     seen.result = see(result)
@@ -328,7 +339,10 @@ def observe(task: Task, candidate: Any, seed: int = 0, limits: Limits | None = N
     def work(job: Job, watch: Watch) -> None:
         for case in task.cases:
             current[:] = [case.name]
-            seen = _observe(_calls(task, candidate), case, seed, watch)
+            try:
+                seen = _observe(_calls(task, candidate), case, seed, watch)
+            except Exception as error:  # an object that breaks whoever looks at it
+                seen = Observation(case.name, fault=see_fault(error))
             seen.printed = job.printed
             done.append(seen)
             job.progress()

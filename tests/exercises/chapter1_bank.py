@@ -14,8 +14,6 @@ from torch import nn
 
 import attn_course
 
-# ruff: noqa: E731 (a lambda is one of the hands)
-
 # ---------------------------------------------------------------------------------- scaled-dot-product
 
 
@@ -151,8 +149,7 @@ ATTENTION_RIGHT = {
     "module": Attend(),
     "object": Object(),
     "scripted": scripted,
-    "compiled": torch.compile(plain, backend="eager"),
-    "compiled whole": torch.compile(finite_fill, backend="aot_eager", fullgraph=True),
+    "compiled": torch.compile(finite_fill, backend="eager", fullgraph=True),
     "cached": functools.wraps(plain)(lambda *args: plain(*args)),
     "package": attn_course.scaled_dot_product_attention,
 }
@@ -290,7 +287,6 @@ SOFTMAX_RIGHT = {
     "loops": softmax_loops,
     "small fill": softmax_small_fill,
     "lambda": lambda s, m: s.masked_fill(~m, torch.finfo(s.dtype).min).softmax(-1) * m,
-    "compiled": torch.compile(softmax_small_fill, backend="eager"),
     "package": attn_course.masked_softmax,
 }
 SOFTMAX_WRONG = {
@@ -390,7 +386,7 @@ SPLIT_RIGHT = {
     "unflatten": lambda x, h: x.unflatten(-1, (h, x.shape[-1] // h)).swapaxes(1, 2).contiguous(),
     "loops": split_loops,
     "einsum": lambda x, h: torch.einsum("bnhk->bhnk", x.view(*x.shape[:2], h, x.shape[2] // h)),
-    "compiled": torch.compile(lambda x, h: x.reshape(*x.shape[:-1], h, -1).mT.permute(0, 3, 1, 2), backend="eager"),
+    "turned": lambda x, h: x.reshape(*x.shape[:-1], h, -1).mT.permute(0, 3, 1, 2),
     "package": attn_course.split_heads,
 }
 SPLIT_WRONG = {
@@ -405,10 +401,14 @@ SPLIT_WRONG = {
 
 MERGE_RIGHT = {
     "reshape": lambda x: x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1),
-    "contiguous": lambda x: x.permute(0, 2, 1, 3).contiguous().view(x.size(0), x.size(2), x.size(1) * x.size(3)),
+    "contiguous": lambda x: (
+        x.permute(0, 2, 1, 3).contiguous().view(x.size(0), x.size(2), x.size(1) * x.size(3))
+    ),
     "cat": lambda x: torch.cat(tuple(x.unbind(1)), dim=-1),
     "flatten": lambda x: x.swapaxes(1, 2).flatten(2),
-    "loops": lambda x: torch.stack([torch.cat([x[b, i] for i in range(x.shape[1])], -1) for b in range(len(x))]),
+    "loops": lambda x: torch.stack(
+        [torch.cat([x[b, i] for i in range(x.shape[1])], -1) for b in range(len(x))]
+    ),
     "package": attn_course.merge_heads,
 }
 MERGE_WRONG = {
@@ -450,9 +450,7 @@ class ByHead(Given):
     def forward(self, a, b, c, m=None):
         outs, maps = [], []
         q, k, v = self.w_q(a), self.w_k(b), self.w_v(c)
-        for i, (qi, ki, vi) in enumerate(
-            zip(*(x.chunk(self.num_heads, -1) for x in (q, k, v)), strict=True)
-        ):
+        for i, (qi, ki, vi) in enumerate(zip(*(x.chunk(self.num_heads, -1) for x in (q, k, v)), strict=True)):
             allowed = m
             if m is not None and m.ndim == 4:
                 allowed = m[:, min(i, m.shape[1] - 1)]
@@ -517,7 +515,9 @@ class NotAModule:
 
     def __init__(self, d_model, num_heads):
         self.inner = Composed(d_model, num_heads)
-        self.w_q, self.w_k, self.w_v, self.w_o = (getattr(self.inner, n) for n in ("w_q", "w_k", "w_v", "w_o"))
+        self.w_q, self.w_k, self.w_v, self.w_o = (
+            getattr(self.inner, n) for n in ("w_q", "w_k", "w_v", "w_o")
+        )
 
     def forward(self, query, key, value, mask=None):
         return self.inner(query, key, value, mask)
@@ -541,12 +541,6 @@ class Functional(Given):
         return output.transpose(0, 1), weights
 
 
-def compiled_module(d_model, num_heads):
-    module = Composed(d_model, num_heads)
-    module.forward = torch.compile(module.forward, backend="eager")
-    return module
-
-
 MULTI_HEAD_RIGHT = {
     "composed": Composed,
     "by head": ByHead,
@@ -558,7 +552,6 @@ MULTI_HEAD_RIGHT = {
     "no module": NotAModule,
     "functional": Functional,
     "factory": lambda d, h: Composed(d, h),
-    "compiled": compiled_module,
     "package": attn_course.MultiHeadAttention,
     "package without dropout": functools.partial(attn_course.MultiHeadAttention, dropout=0.0),
 }

@@ -62,7 +62,7 @@ def run_line(run: dict[str, Any]) -> str:
     machine = escape(str(run.get("machine") or ""))
     ran = f", {escape(str(run['ran']))}" if run.get("ran") else ""
     if not versions and not machine:
-        return "versions and machine were not recorded"
+        return "versions and on a machine that were not recorded"
     return f"{versions or 'versions not recorded'} on {machine or 'a machine not recorded'}{ran}"
 
 
@@ -72,12 +72,14 @@ def foot(app: Sphinx, docname: str) -> str:
     lines = []
     runs = getattr(env, "attn_runs", {})
     if docname in runs:
-        lines.append(f"The outputs on this page: {run_line(runs[docname])}.")
+        lines.append(f"The outputs on this page were made with {run_line(runs[docname])}.")
     for source in getattr(env, "attn_glued", {}).get(docname, []):
         if source != docname and source in runs and source in env.titles:
             uri = app.builder.get_relative_uri(docname, source)
             name = escape(env.titles[source].astext())
-            lines.append(f'Numbers from <a href="{uri}">{name}</a>: {run_line(runs[source])}.')
+            lines.append(
+                f'The numbers from <a href="{uri}">{name}</a> were made with {run_line(runs[source])}.'
+            )
     built = ", ".join(f"{name} {version(name)}" for name in BUILT_WITH)
     lines.append(f"Built with {built}, Python {platform.python_version()}.")
     return "".join(f"<p>{line}</p>" for line in lines)

@@ -1,0 +1,571 @@
+"""The exercises' machinery: catalogue, verdicts, hints, panels, and what stays apart from what."""
+
+import dataclasses
+import functools
+import inspect
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from bs4 import BeautifulSoup
+from torch import nn
+
+from attn_course import exercises
+from attn_course.exercises import CheckResult, Exercise, catalog, get
+from attn_course.exercises.judge import Answer, Mistake, answer, judge, tolerance
+from attn_course.exercises.panel import TONES, Note
+from attn_course.exercises.runner import Fault, Observation, Report, Seen, observe
+from attn_course.exercises.task import Case, Task, make_inputs
+
+CHAPTER_1 = [
+    "scaled-dot-product", "masked-softmax", "causal-mask", "padding-mask", "split-heads", "merge-heads",
+    "multi-head-attention", "pre-norm-block",
+]  # fmt: skip
+NAMES = {
+    "scaled-dot-product": "scaled_dot_product_attention(q, k, v, mask=None)",
+    "masked-softmax": "masked_softmax(scores, mask)",
+    "causal-mask": "causal_mask(n)",
+    "padding-mask": "padding_mask(lengths, n)",
+    "split-heads": "split_heads(x, num_heads)",
+    "merge-heads": "merge_heads(x)",
+    "multi-head-attention": "MultiHeadAttention(d_model, num_heads)",
+    "pre-norm-block": "pre_norm_block(x, attention, feed_forward, norm1, norm2)",
+}
+every = pytest.mark.parametrize("id", CHAPTER_1)
+
+
+def _run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def _stub(id):
+    names = {}
+    exec(get(id).stub, names)
+    return names[NAMES[id].split("(")[0]]
+
+
+# ---------------------------------------------------------------------------------------------------- catalogue
+
+
+def test_the_catalogue_holds_every_exercise_in_reading_order():
+    ids = [exercise.id for exercise in catalog()]
+    assert ids[:8] == CHAPTER_1 and len(set(ids)) == len(ids)
+    chapters = [exercise.chapter for exercise in catalog()]
+    assert chapters == sorted(chapters)
+    assert all(isinstance(exercise, Exercise) and get(exercise.id) is exercise for exercise in catalog())
+
+
+@every
+def test_an_exercise_says_what_is_wanted_with_the_contracts_name_and_signature(id):
+    exercise = get(id)
+    for text in (exercise.id, exercise.title, exercise.prompt, exercise.stub):
+        assert isinstance(text, str) and text.strip()
+    assert exercise.chapter == 1
+    name, _, arguments = NAMES[id].partition("(")
+    given = inspect.signature(_stub(id))
+    assert str(given) == f"({arguments}" and name in exercise.prompt
+    assert "..." in exercise.stub and not exercise.stub.startswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("scaled-dot", "scaled-dot-product"), ("causal_mask", "causal-mask")]
+)
+def test_an_unknown_id_lists_near_ones(wrong, near):
+    with pytest.raises(KeyError, match=near):
+        get(wrong)
+    with pytest.raises(KeyError, match="causal-mask"):
+        get("zzz")
+
+
+def test_the_package_does_not_load_the_exercises_and_the_catalogue_does_not_load_the_answers():
+    assert _run("import attn_course, sys; print('attn_course.exercises' in sys.modules)") == "False"
+    code = """
+import sys
+from attn_course.exercises import catalog, get
+exercise = get("causal-mask"); catalog(); exercise.prompt, exercise.stub
+print([m for m in sys.modules if m.startswith("attn_course") and m.endswith(("judge", "answers", "plots"))])
+"""
+    assert _run(code) == "[]"
+
+
+# -------------------------------------------------------------------------------------------------- not attempted
+
+
+def _passes(*args):
+    pass
+
+
+def _dots(*args): ...
+
+
+def _returns_none(*args):
+    """With a docstring."""
+    return None
+
+
+def _not_implemented(*args):
+    raise NotImplementedError
+
+
+def _not_implemented_call(*args):
+    raise NotImplementedError("to do")
+
+
+class _NoForward(nn.Module):
+    def __init__(self, d_model, num_heads):
+        super().__init__()
+        for name in ("w_q", "w_k", "w_v", "w_o"):
+            setattr(self, name, nn.Linear(d_model, d_model))
+
+
+class _IdleModule(nn.Module):
+    def forward(self, *args):
+        raise NotImplementedError
+
+
+IDLE = {
+    "pass": _passes,
+    "...": _dots,
+    "return None": _returns_none,
+    "raise": _not_implemented,
+    "raise with a text": _not_implemented_call,
+    "lambda": lambda *args: None,
+    "lambda ...": lambda *args: ...,
+    "partial": functools.partial(_passes, 1),
+    "wrapped": functools.lru_cache(_dots),
+    "module": _IdleModule(),
+    "method": type("Holder", (), {"go": _passes})().go,
+}
+
+
+@every
+def test_a_stub_as_handed_out_is_not_attempted(id):
+    result = get(id).check(_stub(id))
+    assert result.passed is None and result.diagnosis is None and "hint()" in result.message
+    assert get(id).check(None).passed is None and get(id).check().passed is None
+
+
+@pytest.mark.parametrize("form", IDLE)
+def test_a_body_without_work_is_not_attempted(form):
+    for id in CHAPTER_1:
+        if id != "multi-head-attention":
+            assert get(id).check(IDLE[form]).passed is None
+
+
+@pytest.mark.parametrize("body", [_passes, _dots, _returns_none, _not_implemented])
+def test_a_class_whose_forward_does_no_work_is_not_attempted(body):
+    exercise = get("multi-head-attention")
+    assert exercise.check(type("MultiHeadAttention", (_NoForward,), {"forward": body})).passed is None
+    assert exercise.check(_NoForward).passed is None
+
+
+def _forgets_return(q, k, v, mask=None):
+    weights = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
+    weights @ v
+
+
+def _begun(q, k, v, mask=None):
+    scores = q @ k.mT
+    raise NotImplementedError(scores.shape)
+
+
+def test_a_body_that_works_and_forgets_its_return_is_wrong_and_told_so():
+    result = get("scaled-dot-product").check(_forgets_return)
+    assert (result.passed, result.diagnosis) == (False, "returns-none") and "return" in result.message
+
+
+@pytest.mark.parametrize(
+    ("id", "candidate"),
+    [
+        ("causal-mask", lambda n: n),
+        ("split-heads", lambda x, num_heads: x),
+        ("merge-heads", lambda x: x),
+        ("causal-mask", lambda n: 5),
+        ("causal-mask", lambda n: print(n)),
+        ("scaled-dot-product", _begun),
+    ],
+)
+def test_a_body_that_is_merely_short_or_begun_is_wrong(id, candidate):
+    assert get(id).check(candidate).passed is False
+
+
+def test_a_body_that_looks_idle_but_is_not_called_is_judged_by_what_happens():
+    @functools.wraps(_passes)
+    def works(n):
+        return torch.ones(n, n, dtype=torch.bool).tril()
+
+    assert get("causal-mask").check(works).passed is True
+
+
+# --------------------------------------------------------------------------------------------------- results, hints
+
+
+@every
+def test_the_solution_is_source_that_runs_by_itself_and_passes(id):
+    source = get(id).solution()
+    names = {}
+    exec(str(source), names)
+    assert get(id).check(names[NAMES[id].split("(")[0]]).passed is True
+    assert inspect.getsource(get(id).reference).strip() in source and "# " in source
+
+
+@every
+def test_hints_go_from_the_first_to_the_last_and_then_say_that_there_are_no_more(id):
+    exercise = get(id)
+    total = len(answer(exercise.task).hints)
+    assert total >= 3
+    hints = [exercise.hint(number) for number in range(1, total + 1)]
+    assert len(set(hints)) == total and exercise.hint() == hints[0]
+    assert all(isinstance(hint, str) for hint in hints)
+    assert f"hint({total})" in hints[-2] and "hint(" not in hints[-1]
+    assert "solution()" in exercise.hint(total + 1) and f"{total} hints" in exercise.hint(99)
+    with pytest.raises(ValueError, match="from 1, got 0"):
+        exercise.hint(0)
+
+
+@every
+def test_no_hint_gives_the_whole_answer_away(id):
+    names = NAMES[id].split("(")[0]
+    body = [
+        line.strip() for line in inspect.getsource(get(id).reference).split("\n") if len(line.strip()) > 30
+    ]
+    for text in [*answer(get(id).task).hints, *(m.says for m in answer(get(id).task).mistakes)]:
+        assert not all(line in text for line in body if "def " not in line), names
+
+
+def test_use_takes_the_learners_own_if_it_passes_and_else_the_courses():
+    exercise = get("causal-mask")
+    own = lambda n: torch.arange(n)[:, None] >= torch.arange(n)  # noqa: E731
+    assert exercise.use(own) is own
+    for other in (None, _passes, lambda n: torch.ones(n, n), 3):
+        assert exercise.use(other) is exercise.reference
+
+
+def test_use_says_nothing(capsys):
+    get("causal-mask").use(lambda n: print(n))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_result_is_text_in_a_terminal_and_truth_for_an_if():
+    exercise = get("causal-mask")
+    right, wrong, idle = (
+        exercise.check(exercise.reference),
+        exercise.check(lambda n: torch.ones(n, n)),
+        exercise.check(),
+    )
+    assert [bool(r) for r in (right, wrong, idle)] == [True, False, False]
+    assert str(right).startswith("causal-mask: passed") and repr(right) == str(right)
+    assert str(wrong).startswith("causal-mask: not yet") and str(idle).startswith(
+        "causal-mask: not attempted"
+    )
+    assert all(isinstance(r, CheckResult) and r.exercise == "causal-mask" for r in (right, wrong, idle))
+
+
+@every
+def test_the_same_candidate_gets_the_same_words_and_panel_each_time(id):
+    for candidate in [
+        _stub(id),
+        get(id).reference,
+        *[m.candidates[0] for m in answer(get(id).task).mistakes[:2]],
+    ]:
+        torch.manual_seed(torch.seed() % 1000)
+        first, second = get(id).check(candidate), get(id).check(candidate)
+        assert first == second and first._repr_html_() == second._repr_html_() and str(first) == str(second)
+        assert not re.search(r"0x[0-9a-f]{6}|/tmp|/home|\.py\b", first.message)
+
+
+# ----------------------------------------------------------------------------------------------------------- panels
+
+
+def _luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one, other):
+    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("tone", TONES)
+def test_a_panels_text_stands_out_from_its_ground_in_light_and_dark(tone):
+    for back, fore, edge in TONES[tone]:
+        assert _contrast(back, fore) >= 7 and _contrast(back, edge) >= 3
+
+
+@every
+def test_a_panel_is_readable_without_colour_script_or_style_sheet(id):
+    exercise = get(id)
+    wrong = exercise.check(answer(exercise.task).mistakes[0].candidates[0])
+    things = [
+        exercise.check(_stub(id)),
+        exercise.check(exercise.reference),
+        wrong,
+        exercise.hint(),
+        exercise.solution(),
+    ]
+    words = ["not attempted", "passed", "not yet", "hint 1 of", "right answer"]
+    for thing, word in zip(things, words, strict=True):
+        html = thing._repr_html_()
+        page = BeautifulSoup(html, "html.parser")
+        assert not page.find_all(["script", "style", "link", "img", "iframe"]) and "http" not in html
+        assert word in page.get_text() and id in page.get_text()
+        assert not [tag for tag in page.find_all(True) if any(name.startswith("on") for name in tag.attrs)]
+        for tag in page.find_all(["code", "pre"]):  # a theme's own colours must not show through
+            assert "color:inherit" in tag["style"] and "background:none" in tag["style"]
+        assert all("white-space:pre-wrap" in tag["style"] for tag in page.find_all("pre"))
+
+
+def test_a_panel_shows_a_candidates_text_as_text():
+    def candidate(n):
+        raise ValueError("<script>alert(1)</script> `x`")
+
+    html = get("causal-mask").check(candidate)._repr_html_()
+    assert "<script>" not in html and "&lt;script&gt;" in html
+
+
+def test_a_note_is_a_text_that_shows_itself():
+    note = Note("one\n\ntwo", "title")
+    assert note == "one\n\ntwo" and repr(note) == str(note) and "title" in note._repr_html_()
+
+
+def test_a_panel_keeps_an_indented_block_with_its_lines():
+    page = BeautifulSoup(
+        get("causal-mask").check(lambda n: torch.ones(n, n).bool())._repr_html_(), "html.parser"
+    )
+    assert "expected mask =\n[[1, 0, 0],\n [1, 1, 0],\n [1, 1, 1]]" in page.find("pre").get_text()
+
+
+# ------------------------------------------------------------------------------ observations are plain, and enough
+
+
+def _plain(value):
+    """As it would travel: JSON beside arrays, no pickle."""
+    arrays = {}
+
+    def strip(item):
+        if isinstance(item, np.ndarray):
+            arrays[f"a{len(arrays)}"] = item
+            return {"array": f"a{len(arrays) - 1}"}
+        if isinstance(item, dict):
+            return {k: strip(v) for k, v in item.items()}
+        return [strip(v) for v in item] if isinstance(item, list | tuple) else item
+
+    return json.loads(json.dumps(strip(dataclasses.asdict(value)))), arrays
+
+
+def _back(kind, data, arrays):
+    if data is None:
+        return None
+    fields = dict(data)
+    for name, value in fields.items():
+        if isinstance(value, dict) and "array" in value:
+            fields[name] = arrays[value["array"]]
+        elif name == "items":
+            fields[name] = tuple(_back(Seen, item, arrays) for item in value)
+        elif name == "observations":
+            fields[name] = [_back(Observation, item, arrays) for item in value]
+        elif name in ("result", "again"):
+            fields[name] = _back(Seen, value, arrays)
+        elif name == "gradients" and value is not None:
+            fields[name] = {k: _back(Seen, v, arrays) for k, v in value.items()}
+        elif name in ("fault", "gradient_fault"):
+            fields[name] = _back(Fault, value, arrays)
+        elif isinstance(value, list):
+            fields[name] = tuple(value)
+    return kind(**fields)
+
+
+@every
+def test_what_was_observed_travels_as_json_and_arrays_and_is_judged_the_same(id):
+    exercise = get(id)
+    for candidate in (
+        exercise.reference,
+        answer(exercise.task).mistakes[0].candidates[0],
+        _stub(id),
+        None,
+        3,
+    ):
+        report = observe(exercise.task, candidate, seed=5)
+        again = _back(Report, *_plain(report))
+        assert judge(exercise.task, again, seed=5) == judge(exercise.task, report, seed=5)
+
+
+def test_a_candidate_is_observed_where_neither_judge_nor_solutions_are():
+    code = """
+import sys
+for name in ("judge", "chapter1_answers", "panel_"):
+    sys.modules["attn_course.exercises." + name] = None
+sys.modules["attn_course.transformer"] = None
+import torch
+from attn_course.exercises import get
+from attn_course.exercises.runner import observe
+report = observe(get("causal-mask").task, lambda n: torch.ones(n, n).bool().tril(), seed=3)
+print([o.result.dtype for o in report.observations])
+"""
+    assert _run(code) == str(["bool"] * 5)
+
+
+def test_observations_that_are_missing_or_of_another_exercise_earn_nothing():
+    one, other = get("causal-mask"), get("padding-mask")
+    report = observe(one.task, one.reference)
+    assert judge(other.task, report).passed is False
+    for cut in (report.observations[:-1], [], report.observations[:1] * 5, report.observations[::-1]):
+        assert judge(one.task, Report("function", observations=cut)).passed is False
+
+
+def test_inputs_are_the_same_for_the_same_seed_and_others_for_another():
+    for task in (exercise.task for exercise in catalog()):
+        for case in task.cases:
+            one, two = make_inputs(case, 1), make_inputs(case, 1)
+            tensors = [n for n, v in one.items() if isinstance(v, torch.Tensor)]
+            assert all(torch.equal(one[n], two[n]) for n in tensors)
+    case = next(c for c in get("scaled-dot-product").task.cases if c.name == "gradients")
+    assert not torch.equal(make_inputs(case, 1)["q"], make_inputs(case, 2)["q"])
+
+
+def test_the_masks_that_a_check_gives_leave_every_query_a_key_except_to_masked_softmax():
+    for id in ("scaled-dot-product", "multi-head-attention"):
+        for case in get(id).task.cases:
+            for seed in range(20):
+                mask = make_inputs(case, seed).get("mask")
+                assert mask is None or (mask != 0).any(-1).all()
+
+
+def test_only_merge_heads_is_called_with_what_is_not_contiguous():
+    for exercise in catalog():
+        for case in exercise.task.cases:
+            values = make_inputs(case, 0).values()
+            if exercise.id != "merge-heads":
+                assert all(v.is_contiguous() for v in values if isinstance(v, torch.Tensor)), exercise.id
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_another_order_of_summation_is_within_the_tolerance(dtype):
+    generator = torch.Generator().manual_seed(0)
+    for terms in (3, 17, 101):
+        numbers = torch.randn(200, terms, generator=generator).to(dtype)
+        exact = numbers.double().sum(-1)
+        forward, backward = torch.zeros(200, dtype=dtype), torch.zeros(200, dtype=dtype)
+        for i in range(terms):
+            forward, backward = forward + numbers[:, i], backward + numbers[:, terms - 1 - i]
+        allowed = tolerance(str(dtype).removeprefix("torch."), terms, exact.numpy())
+        assert (forward.double() - backward.double()).abs().max() <= allowed
+        assert (forward.double() - exact).abs().max() <= allowed
+
+
+# --------------------------------------------------------------- what later chapters ask of the same machinery
+
+
+def _task(stub, cases, returns=("result",), **more):
+    return Task("toy", 99, "Toy", "Toy.", stub, returns, tuple(cases), **more)
+
+
+def _judged(monkeypatch, task, solution, candidate, mistakes=()):
+    from attn_course.exercises import judge as module
+
+    toy = Answer("toy", solution, "", ("",), tuple(mistakes))
+    monkeypatch.setattr(module, "answer", lambda _: toy)
+    module._expected.cache_clear()
+    return judge(task, observe(task, candidate))
+
+
+def test_ints_and_floats_are_judged_by_type_and_value(monkeypatch):
+    task = _task(
+        "def f(a, b=2):\n    ...\n",
+        [Case("small", lambda g: {"a": 3}), Case("both", lambda g: {"a": 3, "b": 5})],
+    )
+    right = lambda a, b=2: a * b  # noqa: E731
+    wrong = Mistake("sum", "It adds.", lambda a, b=2: a + b)
+    assert _judged(monkeypatch, task, right, right, [wrong]).passed is True
+    assert _judged(monkeypatch, task, right, lambda x, y=2: y * x).passed is True
+    assert _judged(monkeypatch, task, right, lambda a, b=2: b + a, [wrong]).diagnosis == "sum"
+    assert _judged(monkeypatch, task, right, lambda a, b=2: float(a * b)).diagnosis == "wrong-type"
+    verdict = _judged(monkeypatch, task, right, lambda a, b=2: 7)
+    assert "returned 7; expected 6" in verdict.message and "a = 3" in verdict.message
+    task = _task("def f(a):\n    ...\n", [Case("third", lambda g: {"a": 3})])
+    assert _judged(monkeypatch, task, lambda a: 1 / a, lambda a: 2 / a / 2).passed is True
+    assert _judged(monkeypatch, task, lambda a: 1 / a, lambda a: 0.33).diagnosis == "wrong-value"
+
+
+def test_an_error_can_be_the_right_answer(monkeypatch):
+    task = _task("def f(a):\n    ...\n", [Case("fine", lambda g: {"a": 2}), Case("odd", lambda g: {"a": 3})])
+
+    def right(a, kind=ValueError):
+        if a % 2:
+            raise kind("odd")
+        return a
+
+    class Own(ValueError):
+        pass
+
+    assert _judged(monkeypatch, task, right, right).passed is True
+    assert _judged(monkeypatch, task, right, lambda a: right(a, Own)).passed is True
+    assert _judged(monkeypatch, task, right, lambda a: right(a, TypeError)).diagnosis == "wrong-error"
+    assert _judged(monkeypatch, task, right, lambda a: a).diagnosis == "no-error"
+
+
+class _Clock:
+    def __init__(self):
+        self.now, self.calls = 0.0, 0
+
+    def __call__(self):
+        return self.now
+
+    def work(self):
+        self.now += 0.25
+        self.calls += 1
+
+
+def test_functions_and_clocks_can_be_arguments_and_what_was_done_with_them_observed(monkeypatch):
+    def act(candidate, inputs, leaves):
+        clock = inputs["clock"]
+        return candidate(clock.work, clock, 3), clock.calls
+
+    task = _task("def f(fn, clock, repeats):\n    ...\n", [Case("clock", lambda g: {"clock": _Clock()})],
+                 ("seconds", "calls"), act=act)  # fmt: skip
+
+    def right(fn, clock, repeats):
+        times = []
+        for _ in range(repeats):
+            start = clock()
+            fn()
+            times.append(clock() - start)
+        return sum(times) / repeats
+
+    assert _judged(monkeypatch, task, right, right).passed is True
+    assert _judged(monkeypatch, task, right, lambda fn, clock, repeats: 0.25).passed is False
+
+
+def test_memory_is_observed_by_its_peak_and_its_largest_storage():
+    def quadratic(x):
+        return (x[:, None] * x[None]).sum(-1)
+
+    def linear(x):
+        return x * x.sum()
+
+    seen = {}
+    for n in (32, 64):
+        task = _task("def f(x):\n    ...\n", [Case("n", lambda g, n=n: {"x": torch.ones(n)}, memory=True)])
+        for candidate in (quadratic, linear):
+            seen[candidate.__name__, n] = observe(task, candidate).observations[0].memory
+    assert (
+        seen["quadratic", 64]["largest_elements"] == 64 * 64 == 4 * seen["quadratic", 32]["largest_elements"]
+    )
+    assert seen["quadratic", 64]["peak_bytes"] >= 3.5 * seen["quadratic", 32]["peak_bytes"]
+    assert seen["linear", 64]["largest_elements"] == 64
+    assert seen["linear", 64]["peak_bytes"] <= 2.2 * seen["linear", 32]["peak_bytes"]
+
+
+def test_a_chapter_is_found_by_the_name_of_its_file():
+    from attn_course.exercises import core
+
+    tasks = [task for module in (exercises.chapter1,) for task in module.TASKS]
+    assert [e.task for e in core._exercises().values()][: len(tasks)] == tasks
