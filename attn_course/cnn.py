@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # The most bytes that one piece of the n x n map may take; about two pieces are alive at a time.
-_PIECE_BYTES = 8 * 2**20
+_PIECE_BYTES = 16 * 2**20
 # In training a map up to this size is kept for the backward pass; a larger one is computed again there.
 _KEEP_BYTES = 64 * 2**20
 # Below this many elements a backward pass written by hand costs more to call than it saves.
@@ -258,14 +258,15 @@ def _pieces(query: Tensor) -> Iterator[tuple[slice, slice]]:
 class _Room:
     """One buffer, used again for every piece: fresh memory of that size costs as much as the arithmetic."""
 
-    def __init__(self, query: Tensor):
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor):
+        self.open = not _grad_needed(query, key, value)  # no `out=` while a gradient is recorded
         images, rows = next(_pieces(query))  # the first piece is the largest
         self.n = query.shape[1]
         self.flat = query.new_empty(images.stop * rows.stop * self.n)
 
     def __call__(self, query: Tensor) -> Tensor | None:
-        """Where the scores of these queries go; nowhere (``out=None``) while a second derivative is recorded."""
-        if torch.is_grad_enabled():
+        """Where the scores of these queries go."""
+        if not self.open:
             return None
         shape = (*query.shape[:2], self.n)
         return self.flat[: shape[0] * shape[1] * shape[2]].view(shape)
@@ -273,7 +274,7 @@ class _Room:
 
 def _attend_by_pieces(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     output = torch.empty_like(value)
-    room, second_room = _Room(query), _Room(query)
+    room, second_room = _Room(query, key, value), _Room(query, key, value)
     for images, rows in _pieces(query):
         q, k, v = query[images, rows], key[images], value[images]
         weights = torch.softmax(torch.bmm(q, k, out=room(q)), dim=-1, out=second_room(q))
@@ -302,7 +303,7 @@ class _StreamedAttention(torch.autograd.Function):
         grad_value = torch.zeros_like(value)
         # Softmax: d_scores = weights * (d_weights - sum of weights * d_weights); that sum is output . grad.
         mean = (output * grad).sum(1).unsqueeze(2)
-        room, second_room = _Room(query), _Room(query)
+        room, second_room = _Room(query, key, value), _Room(query, key, value)
         for images, rows in _pieces(query):
             q, k, v, g = query[images, rows], key[images], value[images], grad[images, :, rows]
             weights = torch.softmax(torch.bmm(q, k, out=room(q)), dim=-1, out=second_room(q))
@@ -326,7 +327,7 @@ class SelfAttention2D(nn.Module):
 
     Shapes: ``x (B, C, H, W)`` -> output ``(B, C, H, W)``; weights ``(B, n, n)``, row = query, ``n = H * W``.
     Cost: ``2.25 * B * n * n * C + 2.5 * B * n * C * C`` FLOPs when 8 divides ``C``. Without gradients the
-    ``n x n`` map is made in pieces of at most 8 MiB; in training it is kept up to 64 MiB and beyond that made
+    ``n x n`` map is made in pieces of at most 16 MiB; in training it is kept up to 64 MiB and beyond that made
     in pieces, twice. ``need_weights=True``, ``torch.compile`` and ``torch.export`` hold it whole:
     ``B * n * n`` elements, twice that while the softmax runs.
 

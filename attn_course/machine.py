@@ -74,7 +74,7 @@ def introduce() -> "torch.device":
     from .training import best_device
 
     device = best_device()
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, on {describe()}: using {device}.")
-    if device.type == "cpu":
-        print("No GPU is needed: cells that train take up to half a minute here.")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}")
+    print(describe())
+    print(f"using {device}" + (": every cell runs, training takes half a minute" if device.type == "cpu" else ""))
     return device

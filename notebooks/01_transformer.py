@@ -41,6 +41,7 @@ assert attn_course.__version__
 
 # %%
 import math
+import textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -492,7 +493,7 @@ try:
         five, five, five, torch.arange(5) < torch.tensor([[5], [4], [2]])
     )
 except ValueError as error:
-    print(error)
+    print(textwrap.fill(str(error), 78))
 
 # %% [markdown]
 # ## Heads: several questions at once
@@ -817,6 +818,7 @@ axes[0].set(
 axes[1].set(xscale="log", xlabel="depth $L$ of the stack")
 axes[1].set_xticks([4, 8, 16, 32], [4, 8, 16, 32])
 axes[1].minorticks_off()
+axes[0].set_xticks([1, 4, 8, 12, 16])
 axes[0].set_title("No fading towards the input")
 axes[1].set_title("Last block: only pre-norm shrinks")
 plt.show()
@@ -848,7 +850,7 @@ from attn_course.experiments import chapter1, load, load_model
 
 text = data.standard_library()
 assert len(text.train) > 5 * len(text.test) > 0
-print(text.note)
+say(text.note)
 
 # %% [markdown]
 # Three seeds were trained beforehand and recorded, with the machine and versions they ran on. The next cell trains one
@@ -862,7 +864,7 @@ live = history.measures["bits"][-1][1]
 recorded = record.values("bits")
 assert history.interrupted or abs(live - sum(recorded) / len(recorded)) < 0.25
 print(
-    f"bits per character: {live:.2f} here, {', '.join(f'{b:.2f}' for b in recorded)} recorded"
+    f"bits per character: {live:.3f} here, recorded:", [round(b, 3) for b in recorded]
 )
 
 # %% tags=["remove-input"]
@@ -999,21 +1001,15 @@ closes = opened & (targets == data.encode(")"))
 
 
 @torch.no_grad()
-def closing_bits(without_head=None):
+def closing_bits(without=None):
     model = load_model("language-model", chapter1.CharacterModel())
-    if (
-        without_head is not None
-    ):  # what this head hands over no longer enters the stream
-        attention_layer, number = (
-            model.blocks[without_head[0] - 1].attention,
-            without_head[1],
-        )
-        attention_layer.w_o.weight[:, number * attention_layer.d_k :][
-            :, : attention_layer.d_k
-        ] = 0
-    losses = F.cross_entropy(
-        model(inputs)[0].transpose(1, 2), targets, reduction="none"
-    )
+    if without is not None:
+        layer, head = without
+        layer = model.blocks[layer - 1].attention
+        handed_over = slice(head * layer.d_k, (head + 1) * layer.d_k)
+        layer.w_o.weight[:, handed_over] = 0  # it no longer enters the stream
+    logits = model(inputs)[0].transpose(1, 2)
+    losses = F.cross_entropy(logits, targets, reduction="none")
     return losses[closes] / math.log(2)  # one number for each closing bracket
 
 
@@ -1177,7 +1173,7 @@ print("ours: ", ours(x, x, x)[1].sum(dim=-1)[0, 0].detach())
 # - **Leave** it when the length makes $n^2$ too dear: above some thousand tokens take a fused kernel, then a window.
 # - **Do not** expect order from it: it needs positions from outside.
 #
-# > **Decide.** A service reads support messages of at most 200 tokens and sorts them into ten topics, on a machine without a GPU. Would
+# > **Predict.** A service reads support messages of at most 200 tokens and sorts them into ten topics, on a machine without a GPU. Would
 # > you fear the $n^2$ at width 256? Work it out with [equation](#eq-cost) before you unfold the next cell.
 
 # %% tags=["hide-input"]

@@ -148,6 +148,9 @@ def test_inference_and_training_give_the_same_output(problem):
                 trained = module(x.clone().requires_grad_())
                 with torch.no_grad():
                     close(module(x), trained.detach())
+                module.requires_grad_(False)
+                close(module(x), trained.detach())
+                module.requires_grad_(True)
 
 
 @given(problems(), st.integers(1, 20_000))

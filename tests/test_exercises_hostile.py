@@ -265,6 +265,16 @@ def test_what_cannot_be_called_is_said_to_be_no_function(thing):
     assert "scaled_dot_product_attention" in verdict.message
 
 
+def test_a_result_that_is_right_only_by_chance_is_told_to_be_random():
+    def lucky(*args):
+        output, weights = plain(*args)
+        return output * (1 if torch.initial_seed() == 0 else 2), weights
+
+    verdict = check(lucky)
+    assert (verdict.passed, verdict.diagnosis) == (False, "dropout-left-on")
+    assert "Two calls with the same input" in verdict.message
+
+
 async def asynchronous(q, k, v, mask=None):
     return plain(q, k, v, mask)
 
@@ -535,13 +545,16 @@ def test_an_instance_where_the_class_is_wanted_is_wrong_and_does_not_raise():
 # ------------------------------------------------------------------------------------------------------ the user
 
 
-@pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="needs signals")
 def test_a_real_interrupt_ends_the_check():
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        ATTENTION.check(endless)
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ATTENTION.check(endless)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_other_threads_print_where_they_did_before(capsys):
