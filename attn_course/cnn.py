@@ -106,7 +106,7 @@ class _Gate(torch.autograd.Function):
 def _mean_and_max(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     if not _grad_needed(x):
         return x, x.mean(dim, keepdim=True), x.amax(dim, keepdim=True)
-    if x.numel() < _FUSE_ELEMENTS or _traced():  # Not amax: it would share the gradient among ties.
+    if _traced() or x.numel() < _FUSE_ELEMENTS:  # Not amax: it would share the gradient among ties.
         return x, x.mean(dim, keepdim=True), x.max(dim, keepdim=True)[0]
     return _MeanAndMax.apply(x, dim)
 
@@ -114,7 +114,7 @@ def _mean_and_max(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 def _gate(x: Tensor, gate: Tensor, dim: int, inplace: bool = False) -> Tensor:
     if not _grad_needed(x, gate):
         return x.mul_(gate) if inplace and not _traced() else x * gate
-    if x.numel() < _FUSE_ELEMENTS or _traced():
+    if _traced() or x.numel() < _FUSE_ELEMENTS:
         return x * gate
     return _Gate.apply(x, gate, dim)
 

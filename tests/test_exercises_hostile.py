@@ -18,7 +18,7 @@ from torch import nn
 from attn_course.exercises import get
 from attn_course.exercises.guard import Limits
 from attn_course.exercises.judge import judge
-from attn_course.exercises.runner import observe
+from attn_course.exercises.runner import observe, see
 
 ATTENTION = get("scaled-dot-product")
 BRIEF = Limits(idle_s=0.5, total_s=5.0)
@@ -247,6 +247,12 @@ def test_what_comes_back_is_named_when_it_is_of_the_wrong_kind(diagnosis):
 def test_an_answer_of_no_use_is_wrong_whatever_it_says_of_itself(candidate):
     verdict = check(candidate)
     assert verdict.passed is False and verdict.diagnosis and len(verdict.message) > 20
+
+
+def test_a_value_is_written_down_without_asking_it_anything():
+    seen = see(torch.arange(3.0).as_subclass(YesTensor))
+    assert seen.kind == "tensor" and seen.data.tolist() == [0, 1, 2]
+    assert see(Yes()).kind == see(Liar()).kind == "other"
 
 
 def test_a_tensor_subclass_with_the_right_numbers_is_right():
@@ -521,7 +527,7 @@ def test_exit_input_and_breakpoint_do_not_reach_the_session():
 
 def test_an_error_that_names_an_address_is_told_without_it():
     first, second = (check(_raiser(ValueError(f"bad {object()}"))).message for _ in range(2))
-    assert first == second
+    assert first == second and "0x…" in first
 
 
 def test_a_class_that_lacks_what_the_stub_gives_is_told():
@@ -557,6 +563,14 @@ def test_a_real_interrupt_ends_the_check():
         signal.signal(signal.SIGINT, handler)
 
 
+def test_a_check_works_in_another_thread_than_the_main_one():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(ATTENTION.check(plain).passed))
+    thread.start()
+    thread.join()
+    assert found == [True]
+
+
 def test_other_threads_print_where_they_did_before(capsys):
     stop = threading.Event()
 
@@ -567,7 +581,7 @@ def test_other_threads_print_where_they_did_before(capsys):
     thread = threading.Thread(target=talk)
     thread.start()
     try:
-        check(lambda *a: (time.sleep(0.02), plain(*a))[1])
+        check(lambda *a: (time.sleep(0.005), plain(*a))[1])
     finally:
         stop.set()
         thread.join()

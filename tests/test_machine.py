@@ -1,6 +1,6 @@
 import torch
 
-from attn_course import machine
+from attn_course import machine, training
 
 
 def test_the_machine_is_described_by_what_it_has():
@@ -17,6 +17,7 @@ def test_versions_are_those_that_are_imported():
     assert versions["python"].count(".") == 2
 
 
-def test_the_introduction_names_the_device_that_it_returns(capsys):
-    device = machine.introduce()
-    assert f"using {device}" in capsys.readouterr().out
+def test_the_introduction_names_the_device_that_it_returns(capsys, monkeypatch):
+    monkeypatch.setattr(training, "best_device", lambda: torch.device("meta"))
+    assert machine.introduce() == torch.device("meta")
+    assert "using meta" in capsys.readouterr().out

@@ -207,7 +207,7 @@ def _fault_text(fault: Fault) -> str:
 
 
 _STOPPED = {
-    "time": "It did not come back: a loop that never ends, or far too much work for so small an input.",
+    "time": "It did not come back, and was given up: an endless loop, or far too much work for its input.",
     "memory": "It kept asking for more memory, and was stopped.",
     "output": "It printed without end, and was stopped.",
 }
@@ -249,7 +249,8 @@ def _problem(task: Task, case: Case, seen: Observation, right: Observation) -> P
     assert right.result is not None
     result = seen.result or Seen("none", "None")
     if result.kind == "none" and right.result.kind != "none":
-        text = "It did its work and returned None: is the `return` at its end missing?"
+        wanted = f"({', '.join(task.returns)})" if len(task.returns) > 1 else _kind_name(right.result)
+        text = f"It did its work and returned None; expected {wanted}. Is the `return` at its end missing?"
         return Problem("returns-none", text)
     if seen.wrote_into:
         names = ", ".join(f"`{n}`" for n in seen.wrote_into)
@@ -358,6 +359,8 @@ def diagnose(
             part = failing[0] in matching and len(matching) >= max(3, math.ceil(len(failing) / 3))
             if whole or part:
                 found.append((whole, len(matching), mistake, matching))
+            if whole and len(matching) == len(failing):
+                break  # it explains everything: none does better
 
     _expected(task, seed)
     Job(work, Limits()).run()
@@ -423,7 +426,7 @@ def _evidence(case: Case, seed: int, problem: Problem, printed: str) -> str:
             index = tuple(
                 int(i) for i in np.unravel_index(int(np.argmax(np.where(wrong, gap, -1))), gap.shape)
             )
-            place = f"{problem.where}[{', '.join(map(str, index))}]"
+            place = problem.where + (f"[{', '.join(map(str, index))}]" if index else "")
             text += f"\n\n    {place}: expected {_numbers(expected[index])}, yours {_numbers(seen[index])}"
     if printed.strip():
         lines = printed.strip()[:300].split("\n")[:8]
