@@ -76,5 +76,5 @@ def introduce() -> "torch.device":
     device = best_device()
     print(f"Python {platform.python_version()}, torch {torch.__version__}")
     print(describe())
-    print(f"using {device}" + (": every cell runs, training takes half a minute" if device.type == "cpu" else ""))
+    print(f"using {device}" + (": every cell runs, the one that trains takes under a minute" if device.type == "cpu" else ""))
     return device

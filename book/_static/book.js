@@ -3,6 +3,7 @@
   const KINDS = [
     ['div.math .formula', 'Wide formula'],
     ['.pst-scrollable-table-container', 'Wide table'],
+    ['figure', 'Wide figure'],
     ['pre', 'Wide code'],
     ['.cell_output > div', 'Wide output'],
   ];
