@@ -76,5 +76,6 @@ def introduce() -> "torch.device":
     device = best_device()
     print(f"Python {platform.python_version()}, torch {torch.__version__}")
     print(describe())
-    print(f"using {device}" + (": every cell runs, the one that trains takes under a minute" if device.type == "cpu" else ""))
+    on_cpu = ": every cell runs, the one that trains takes under a minute"
+    print(f"using {device}{on_cpu if device.type == 'cpu' else ''}")
     return device

@@ -530,6 +530,19 @@ def test_an_error_that_names_an_address_is_told_without_it():
     assert first == second and "0x…" in first
 
 
+def test_a_shape_is_no_address_and_a_long_error_ends_with_a_word():
+    shapes = "mat1 and mat2 shapes cannot be multiplied (30x7 and 21x21)"
+    assert shapes in check(_raiser(RuntimeError(shapes))).message
+    text = check(_raiser(ValueError("another " * 90))).message
+    assert "another …." in text and len(text.split("….")[0]) <= 300
+
+
+def test_a_named_mistake_is_explained_once():
+    verdict = check(lambda x: x.view(x.shape[0], x.shape[2], -1), get("merge-heads"))
+    assert verdict.diagnosis in ("view-for-transpose", "reshape-for-transpose")
+    assert "`view` needs numbers that lie in order" not in verdict.message
+
+
 def test_a_class_that_lacks_what_the_stub_gives_is_told():
     class Empty(nn.Module):
         def __init__(self, d_model, num_heads):

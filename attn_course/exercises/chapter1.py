@@ -120,14 +120,15 @@ def scaled_dot_product_attention(q, k, v, mask=None):
 
 def _scores(
     shape: tuple[int, ...], mask: tuple[int, ...], dtype: torch.dtype = torch.float32,
-    empty: tuple[int, ...] | None = None, shift: float = 0.0,
+    empty: tuple[int, ...] | None = None, shift: float = 0.0, above: float = 0.0,
 ) -> Callable[[torch.Generator], Inputs]:  # fmt: skip
-    """Scores about ``shift``; the row ``empty`` of the mask allows nothing."""
+    """Scores about ``shift``, masked ones larger by ``above``; the row ``empty`` of the mask allows nothing."""
 
     def make(g: torch.Generator) -> Inputs:
         scores, allowed = _draw(g, *shape) + shift, _mask(g, *mask)
         if empty is not None:
             allowed[empty] = False
+        scores = scores + above * ~allowed
         return {"scores": scores.to(dtype), "mask": allowed}
 
     return make
@@ -144,6 +145,11 @@ def _tiny_empty(g: torch.Generator) -> Inputs:
     return inputs
 
 
+def _tiny_loud_scores(g: torch.Generator) -> Inputs:
+    scores = torch.tensor([[20.0, 0.0, 1.0], [0.0, 21.0, 1.0]])
+    return {"scores": scores, "mask": torch.tensor([[False, True, True], [True, False, True]])}
+
+
 def _nothing_masked(g: torch.Generator) -> Inputs:
     return {"scores": _draw(g, 2, 3, 5, 7), "mask": torch.ones(5, 7, dtype=torch.bool)}
 
@@ -152,6 +158,7 @@ _half, _brain = torch.float16, torch.bfloat16
 _SOFTMAX_CASES = (
     Case("tiny", _tiny_scores, exact_zeros=True),
     Case("tiny, a row with nothing allowed", _tiny_empty, exact_zeros=True),
+    Case("tiny, a masked score is the largest", _tiny_loud_scores, exact_zeros=True),
     Case("nothing masked", _nothing_masked),
     Case("two dimensions", _scores((5, 7), (5, 7)), exact_zeros=True, twice=True),
     Case("three dimensions", _scores((2, 5, 7), (2, 5, 7)), exact_zeros=True),
@@ -161,6 +168,7 @@ _SOFTMAX_CASES = (
     Case("a query with nothing allowed", _scores((2, 3, 5, 7), (5, 7), empty=(2,)), exact_zeros=True),
     Case("a sequence of padding", _scores((2, 3, 5, 7), (2, 1, 1, 7), empty=(1,)), exact_zeros=True),
     Case("large scores", _scores((3, 5, 7), (5, 7), shift=100.0), terms=100, exact_zeros=True),
+    Case("masked scores larger by 20", _scores((3, 5, 7), (5, 7), above=20.0), terms=32, exact_zeros=True),
     Case("float16", _scores((2, 3, 5, 7), (5, 7), _half), exact_zeros=True),
     Case("float16, nothing allowed", _scores((2, 5, 7), (5, 7), _half, empty=(3,)), exact_zeros=True),
     Case("bfloat16", _scores((2, 3, 5, 7), (5, 7), _brain), exact_zeros=True),

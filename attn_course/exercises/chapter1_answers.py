@@ -111,8 +111,8 @@ _SCALED_DOT_PRODUCT = Answer(
         Mistake("softmax-over-everything", "All scores of a query and of the other queries share one softmax. Each "
                 "query has a whole 1 to give away.",
                 _attention(softmax=lambda s: s.flatten(-2).softmax(-1).reshape(s.shape))),
-        Mistake("no-softmax", "The scores were never turned into weights: they are negative in places, and their "
-                "rows do not sum to 1.", _attention(softmax=lambda s: s, masked=lambda s, m: s * (m != 0))),
+        Mistake("no-softmax", "The scores were never turned into weights: no softmax makes their rows sum to 1.",
+                _attention(softmax=lambda s: s, masked=lambda s, m: s * (m != 0))),
         Mistake("mask-inverted", "The mask is read the wrong way round: the allowed keys are hidden, the hidden "
                 "ones attended to. What does True mean in this course?",
                 _attention(masked=lambda s, m: s.masked_fill(m != 0, -math.inf))),
@@ -124,6 +124,9 @@ _SCALED_DOT_PRODUCT = Answer(
         Mistake("mask-after-softmax", "The mask came after the softmax: forbidden keys get 0, but the rows no "
                 "longer sum to 1. Who took part in the sum below the fraction?",
                 _attention(masked=lambda s, m: s, after=lambda w, m: w if m is None else w * (m != 0))),
+        Mistake("mask-numbers-only", "It works for a mask of 0 and 1, and fails for a bool one. (`~` alone would "
+                "fail the other way round.) Ask the mask a question whose answer is bool, whatever its dtype.",
+                _attention(masked=lambda s, m: s + (1 - m) * -1e9)),
         Mistake("mask-after-softmax-fill", "The masked entries were filled with a huge negative number *after* the "
                 "softmax: those are the weights now.",
                 _attention(masked=lambda s, m: s,
@@ -134,7 +137,8 @@ _SCALED_DOT_PRODUCT = Answer(
         Mistake("mask-subtracted-one", "The forbidden scores are only 1 lower than before. What has to be added to "
                 "make an exponential vanish?", _attention(masked=lambda s, m: s - (m == 0).float())),
         Mistake("mask-bool-only", "It works for a bool mask, and fails or goes wrong for one of 0 and 1. Ask the "
-                "mask a question whose answer is bool, whatever its dtype.", _attention(masked=_bool_only)),
+                "mask a question whose answer is bool, whatever its dtype.", _attention(masked=_bool_only),
+                _attention(after=lambda w, m: w if m is None else w * m)),
         Mistake("mask-where-bool-only", "It works for a bool mask, and fails or goes wrong for one of 0 and 1. Ask "
                 "the mask a question whose answer is bool, whatever its dtype.",
                 _attention(masked=lambda s, m: torch.where(m, s, -math.inf))),
@@ -153,8 +157,8 @@ _SCALED_DOT_PRODUCT = Answer(
                 _attention(turned=lambda k: k.reshape(*k.shape[:-2], k.shape[-1], k.shape[-2]))),
         Mistake("across-the-batch", "Queries attend to keys of other sequences in the batch: the leading "
                 "dimensions were flattened away.", _across_the_batch),
-        Mistake("dropout-left-on", "Weights are dropped at random: the same call gives another result each time. "
-                "There is no dropout in this function.",
+        Mistake("dropout-left-on", "The same call gives another result each time: something in it is random, dropout "
+                "or a layer made afresh. This function has neither.",
                 _attention(after=lambda w, m: F.dropout(w, 0.1))),
         Mistake("returns-scores", "The second result is the scores: weights are what the softmax made of them.",
                 _attention(result=lambda w, v, s: (w @ v, s))),
@@ -213,6 +217,47 @@ def _lowest(scores: Tensor, mask: Tensor) -> Tensor:
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
 
 
+def _by_hand(
+    top: Callable[[Tensor, Tensor], Tensor], total: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The softmax in steps: take ``top`` away, exponentiate, multiply by the mask, divide by ``total`` of the sum."""
+
+    def softmax(scores: Tensor, mask: Tensor) -> Tensor:
+        powers = (scores - top(scores, mask)).exp() * mask
+        return powers / total(powers.sum(-1, keepdim=True))
+
+    return softmax
+
+
+def _top_of_all(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.amax(-1, keepdim=True)
+
+
+def _top_infinite(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(~mask, -math.inf).amax(-1, keepdim=True)
+
+
+def _softmax_first(total: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def softmax(scores: Tensor, mask: Tensor) -> Tensor:
+        weights = scores.softmax(-1) * mask
+        return weights / total(weights.sum(-1, keepdim=True))
+
+    return softmax
+
+
+def _with_epsilon(scores: Tensor, mask: Tensor) -> Tensor:
+    weights = masked_softmax(scores, mask)
+    return weights / (weights.sum(-1, keepdim=True) + 1e-9)
+
+
+_LEAST = (1e-6, 1e-9)
+
+
+def _plus(least: float) -> Callable[[Tensor], Tensor]:
+    return lambda total: total + least
+
+
+_INVERTED = "The mask is read the wrong way round: the allowed entries are hidden. What does True mean in this course?"
 _EMPTY = "A row that allows nothing has nothing to share out: what should its weights be?"
 
 _MASKED_SOFTMAX = Answer(
@@ -230,10 +275,10 @@ _MASKED_SOFTMAX = Answer(
         "one more step, after the softmax, makes it zeros.",
     ),
     mistakes=(
-        Mistake("mask-inverted", "The mask is read the wrong way round: the allowed entries are hidden. What "
-                "does True mean in this course?", lambda s, m: masked_softmax(s, ~m)),
-        Mistake("mask-inverted-infinite", "The mask is read the wrong way round: the allowed entries are hidden. "
-                "What does True mean in this course?", lambda s, m: s.masked_fill(m, -math.inf).softmax(-1)),
+        Mistake("mask-inverted", _INVERTED, lambda s, m: masked_softmax(s, ~m), lambda s, m: _lowest(s, ~m),
+                lambda s, m: _lowest(s, ~m) * m, lambda s, m: s.masked_fill(m, -1e9).softmax(-1),
+                lambda s, m: s.masked_fill(m, -1e9).softmax(-1) * m),
+        Mistake("mask-inverted-infinite", _INVERTED, lambda s, m: s.masked_fill(m, -math.inf).softmax(-1)),
         Mistake("mask-ignored", "The mask changes nothing: forbidden entries still get weight.",
                 lambda s, m: s.softmax(-1)),
         Mistake("mask-after-softmax", "The mask came after the softmax alone: forbidden entries are 0, but the "
@@ -247,9 +292,25 @@ _MASKED_SOFTMAX = Answer(
                 "by.", _fill_then(-1, 0.0)),
         Mistake("mask-added", "The mask is added to the scores as it is: an allowed score gets 1 more, a "
                 "forbidden one stays.", lambda s, m: (s + m).softmax(-1)),
-        Mistake("empty-row-nan", "A row that allows nothing comes out as NaN: −∞ everywhere makes the softmax "
-                "compute "
-                f"∞ − ∞. {_EMPTY}", _fill_then(-1, -math.inf, False)),
+        Mistake("maximum-over-everything", "The maximum that is taken away is that of all scores. Where a masked "
+                "one is far larger than the allowed ones, their exponentials vanish, or fall below what keeps the "
+                "fraction from 0/0: the maximum must be among the allowed.",
+                _by_hand(_top_of_all, lambda t: t.clamp_min(1e-6)),
+                *(_by_hand(_top_of_all, _plus(least)) for least in _LEAST)),
+        Mistake("softmax-before-the-mask", "The softmax (or the maximum that it takes away) saw the masked scores: "
+                "where one of them is far larger than the allowed ones, nothing is left of those, and dividing by "
+                "what is left does not bring them back. Where does the mask have to act?",
+                _softmax_first(lambda t: t.clamp_min(1e-6)),
+                *(_softmax_first(_plus(least)) for least in _LEAST)),
+        Mistake("zero-over-zero", "NaN comes of a row that allows nothing, and also of a masked score far larger than "
+                "the allowed ones: 0/0 where their exponentials vanish beside it, ∞ · 0 where its own overflows. "
+                f"Should a masked score get as far as an exponential? {_EMPTY}",
+                _softmax_first(lambda t: t), _by_hand(_top_infinite, lambda t: t)),
+        Mistake("epsilon-vanishes-in-half", "The small number that is added below the fraction is 0 in float16, "
+                "which knows nothing between 0 and 6e-8: a row that allows nothing is 0/0 there.", _with_epsilon),
+        Mistake("empty-row-nan", "A row that allows nothing comes out as NaN: −∞ everywhere makes a softmax "
+                "compute ∞ − ∞; by hand, it is ∞ · 0 or 0/0. "
+                f"{_EMPTY}", _fill_then(-1, -math.inf, False)),
         Mistake("empty-row-nan-gradient", "The zeros of an empty row are right, but the NaN that was wiped away "
                 "on the way forward comes back on the way backward. It must not arise at all.",
                 lambda s, m: (s + _zero_or_minus_infinity(s, m)).softmax(-1).nan_to_num(0.0)),
@@ -259,8 +320,9 @@ _MASKED_SOFTMAX = Answer(
                 "is lower than −65504. Ask the dtype itself for its lowest number.", _fill_then(-1, -1e9)),
         Mistake("fill-too-large-and-even", "The number that is filled in is too large for float16, and a row that "
                 f"allows nothing attends to everything alike. {_EMPTY}", _fill_then(-1, -1e9, False)),
-        Mistake("fill-not-low-enough", "Masked entries get a small weight, not exactly 0: the number that is "
-                "filled in is not low enough.", _fill_then(-1, -20.0, False)),
+        Mistake("fill-not-low-enough", "The fill is not low enough: masked entries keep some weight, or, where the "
+                "allowed scores are lower still, take it all. Which number is below every score?",
+                _fill_then(-1, -20.0, False), lambda s, m: (s - 20.0 * ~m).softmax(-1) * m),
         Mistake("softmax-over-queries", "The softmax runs over the queries: the columns sum to 1, not the rows.",
                 _fill_then(-2, -1e4)),
         Mistake("softmax-over-dim-1", "The softmax runs over dimension 1, which is the last only in two "
@@ -270,8 +332,8 @@ _MASKED_SOFTMAX = Answer(
         Mistake("softmax-over-everything", "All rows share one softmax. Each row has a whole 1 to give "
                 "away.", _flat),
         Mistake("exponential-overflows", "The exponentials overflow for large scores. A softmax does not change "
-                "when the same number is taken from every score of a row: which one keeps all exponentials "
-                "small?", _naive, _naive_product),
+                "when the same number is taken from every score of a row. The maximum keeps exponentials small, but "
+                "it must be among the allowed: a masked score may be far larger.", _naive, _naive_product),
         Mistake("returns-float32", "The numbers are right, but half-precision scores come back as float32. "
                 "Computing in float32 is fine; the result has the dtype of the scores.", _in_float32),
         Mistake("logarithms", "These are logarithms of weights.",
@@ -358,6 +420,9 @@ _PADDING_MASK = Answer(
                 lambda le, n: (torch.arange(n) <= le[:, None])[:, None, None]),
         Mistake("one-too-few", "One token too few counts as real: how far does a sequence of length 1 reach?",
                 lambda le, n: (torch.arange(n) < le[:, None] - 1)[:, None, None]),
+        Mistake("no-column", "A row of `n` positions is compared with a row of `B` lengths: that fails, or, where B "
+                "= n, compares each position with another sequence's length. One of the two has to be a column.",
+                lambda le, n: torch.arange(n) < le, lambda le, n: (torch.arange(n) < le)[None, None, None]),
         Mistake("two-dimensions", "The mask is `(B, n)`: against `(B, h, n_q, n_k)` its rows would be taken for "
                 "queries, silently where B = n_q. Where do sizes of 1 belong?", _real),
         Mistake("three-dimensions", "The mask is `(B, 1, n)`: against `(B, h, n_q, n_k)` its first dimension "
@@ -429,6 +494,13 @@ _SPLIT_HEADS = Answer(
                 lambda x, h: x.reshape(h, x.shape[0], x.shape[1], -1).transpose(0, 1)),
         Mistake("copied-to-every-head", "Every head holds the same channels.",
                 lambda x, h: x[..., : x.shape[2] // h].unsqueeze(1).expand(-1, h, -1, -1)),
+        Mistake("transposed-too-early", "Tokens and channels changed places before the channels were cut, and the "
+                "reshape to the final shape cuts across what is now in a row. Cut first; what changes places then?",
+                lambda x, h: x.transpose(1, 2).reshape(x.shape[0], h, x.shape[1], -1)),
+        Mistake("width-is-a-float", "The width of a head is a float: `/` gives a float, even where it divides "
+                "evenly, and `//` an integer. A size has to be an integer.",
+                lambda x, h: x.view(*x.shape[:2], h, x.shape[2] / h),
+                lambda x, h: x.reshape(*x.shape[:2], h, x.shape[2] / h)),
         Mistake("chunked-tokens", "The tokens were shared out among the heads, not the channels: every head "
                 "should see all tokens.", lambda x, h: torch.stack(x.tensor_split(h, 1), 1)),
     ),
@@ -573,11 +645,12 @@ _MULTI_HEAD = Answer(
     "shorter than queries; the scale is that of one head, whose width is what a score sums over; w_o mixes the "
     "merged heads.",
     hints=(
-        "You have written all the parts: split_heads, scaled_dot_product_attention, merge_heads. Write the "
-        "shapes that pass between them.",
+        "The parts are the exercises before this one: split the heads, attend, merge the heads. Write the shapes "
+        "that pass between them.",
         "Five steps: project the three inputs, split each, attend, merge, project. `query` and `key` may differ in "
         "length, so take no length from the one for the other.",
-        "`q = split_heads(self.w_q(query), self.num_heads)`, and so on for `k` and `v`; attention over the last "
+        "With `split` for the view and the transpose of split-heads: `q = split(self.w_q(query))`, and so on for `k` "
+        "and `v`; attention over the last "
         "two dimensions works for all heads at once. What is left to do with its output before it is returned?",
     ),
     mistakes=(
@@ -597,6 +670,11 @@ _MULTI_HEAD = Answer(
         Mistake("split-by-reshape", "The heads were split by a reshape straight to their shape, which cuts across "
                 "tokens. Your split_heads shows the way.",
                 _varied(split=lambda self, x: x.reshape(x.shape[0], self.num_heads, x.shape[1], -1))),
+        Mistake("split-and-merge-by-reshape", "The heads were split by a reshape straight to `(B, h, n, d_k)`, and "
+                "merged the same way: a head then holds whole tokens, not a share of each. Which operation moves "
+                "the numbers along?",
+                _varied(split=lambda self, x: x.reshape(x.shape[0], self.num_heads, x.shape[1], -1),
+                        merge=lambda self, x: x.reshape(x.shape[0], x.shape[2], -1))),
         Mistake("split-interleaved", "The heads take turns with the channels; each should get d_k neighbours.",
                 _varied(split=lambda self, x: x.reshape(*x.shape[:2], -1, self.num_heads).permute(0, 3, 1, 2),
                         merge=lambda self, x: x.permute(0, 2, 3, 1).flatten(2))),
@@ -641,8 +719,9 @@ _MULTI_HEAD = Answer(
                 _varied(finish=lambda self, output, weights: self.w_o(output))),
         Mistake("order-of-results", "The two results are in the wrong order: the output comes first.",
                 _varied(finish=lambda self, output, weights: (weights, self.w_o(output)))),
-        Mistake("dropout-left-on", "Weights are dropped at random even in evaluation mode: the same call gives "
-                "another result each time.", _varied(drop=lambda self, w, m: F.dropout(w, 0.1))),
+        Mistake("dropout-left-on", "The same call gives another result each time, even in evaluation mode: dropout "
+                "that is always on, or a layer that is made afresh inside `forward`?",
+                _varied(drop=lambda self, w, m: F.dropout(w, 0.1))),
         Mistake("weights-after-dropout", "The weights that are returned are what dropout left of them: while the "
                 "module trains, their rows do not sum to 1. Return what the softmax gave.", _DroppedWeights),
     ),
@@ -688,6 +767,14 @@ def _no_norm(x: Tensor, sublayer: Any, norm: Any) -> Tensor:
     return x + sublayer(x)
 
 
+def _doubled(x: Tensor, sublayer: Any, norm: Any) -> Tensor:
+    return x + x + sublayer(norm(x))
+
+
+def _input_again(x: Tensor, a: Any, f: Any, n1: Any, n2: Any) -> Tensor:
+    return x + pre_norm_block(x, a, f, n1, n2)
+
+
 def _late_residual(x: Tensor, a: Any, f: Any, n1: Any, n2: Any) -> Tensor:
     return x + f(n2(x + a(n1(x))))
 
@@ -717,6 +804,13 @@ _PRE_NORM_BLOCK = Answer(
                 "addition starts from the normalised copy.", _two(_pre, _from_normalised)),
         Mistake("norm-of-result", "What the sublayers return is normalised, not what they read.",
                 _two(_norm_of_result, _norm_of_result)),
+        Mistake("norm-of-result-attention", "What attention returns is normalised, not what it reads.",
+                _two(_norm_of_result, _pre)),
+        Mistake("norm-of-result-feed-forward", "What the feed-forward network returns is normalised, not what it "
+                "reads.", _two(_pre, _norm_of_result)),
+        Mistake("stream-added-twice", "The stream is added more than once: each sublayer adds its result to the "
+                "stream, and the stream so far is already in there.",
+                _two(_pre, _doubled), _two(_doubled, _pre), _two(_doubled, _doubled), _input_again),
         Mistake("no-residual", "Nothing is added: each sublayer replaces the "
                 "stream.", _two(_no_residual, _no_residual)),
         Mistake("no-residual-attention", "Attention replaces the stream: its result should be added to it.",

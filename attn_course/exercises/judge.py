@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -52,6 +53,7 @@ class Problem:
     where: str = ""  # which part of the result
     expected: np.ndarray | None = None
     seen: np.ndarray | None = None
+    guess: str = ""  # what may be behind it, said where the mistake has no name
 
 
 def answer(task: Task) -> Answer:
@@ -191,19 +193,28 @@ _FAULT_GUESSES = (
     ("RuntimeError", "a leaf Variable that requires grad", "It writes into one of its inputs."),
     ("RuntimeError", "numpy() on Tensor that requires grad", "A round trip through numpy cuts the gradient."),
     ("RuntimeError", "without overflow", "That number does not fit into the dtype of the scores."),
+    ("RuntimeError", "modified by an inplace operation", "The backward pass needs what was written over: make a new "
+     "tensor instead (`torch.where`, `masked_fill`)."),
+    ("RuntimeError", "with a bool tensor is not supported", "A bool mask is no number. Ask it a question whose answer "
+     "is bool, whatever its dtype."),
+    ("TypeError", "float", "`/` gives a float, even where it divides evenly; `//` gives an integer."),
     ("TypeError", "positional argument", "Does it take the arguments of the stub, in that order?"),
 )  # fmt: skip
 
 
 def _fault_text(fault: Fault) -> str:
     text = f"It raised {fault.type}" + (f": {fault.text}" if fault.text else "")
-    text = text.split("\n")[0].rstrip(".")[:300] + "."
+    # What follows is advice that may mislead.
+    text = re.split(r"\n| Hint: | If you are trying to invert a mask", text)[0]
+    text = textwrap.shorten(text.rstrip("."), 300, placeholder=" …") + "."
     if fault.line:
         text += f" The line was `{fault.line}`."
-    for kind, part, guess in _FAULT_GUESSES:
-        if kind in fault.bases and part in fault.text:
-            return f"{text} {guess}"
     return text
+
+
+def _fault_guess(fault: Fault) -> str:
+    fits = (guess for kind, part, guess in _FAULT_GUESSES if kind in fault.bases and part in fault.text)
+    return next(fits, "")
 
 
 _STOPPED = {
@@ -241,11 +252,13 @@ def _problem(task: Task, case: Case, seen: Observation, right: Observation) -> P
             return Problem("no-error", f"It returned {_kind_name(seen.result or Seen('none', 'None'))}; expected a "
                            f"{right.fault.type} for this input.")  # fmt: skip
         if right.fault.type not in seen.fault.bases:
-            return Problem("wrong-error", f"{_fault_text(seen.fault)} Expected a {right.fault.type}.")
+            text = f"{_fault_text(seen.fault)} Expected a {right.fault.type}."
+            return Problem("wrong-error", text, guess=_fault_guess(seen.fault))
         return None
     if seen.fault is not None:
         recursion = "RecursionError" in seen.fault.bases
-        return Problem("endless-recursion" if recursion else "raises", _fault_text(seen.fault))
+        kind = "endless-recursion" if recursion else "raises"
+        return Problem(kind, _fault_text(seen.fault), guess=_fault_guess(seen.fault))
     assert right.result is not None
     result = seen.result or Seen("none", "None")
     if result.kind == "none" and right.result.kind != "none":
@@ -274,14 +287,14 @@ def _gradient_problem(seen: Observation, right: Observation, case: Case) -> Prob
     if right.gradients is None:
         return None
     if seen.gradient_fault is not None:
-        return Problem("breaks-autograd", f"Its result is right, but the backward pass fails: "
-                       f"{_fault_text(seen.gradient_fault)}")  # fmt: skip
+        text = f"Its result is right, but the backward pass fails: {_fault_text(seen.gradient_fault)}"
+        return Problem("breaks-autograd", text, guess=_fault_guess(seen.gradient_fault))
     for name, expected in right.gradients.items():
         got = (seen.gradients or {}).get(name) or Seen("none", "None")
         if expected.kind == "none" or expected.data is None:
             continue
         if got.kind == "none" or got.data is None:
-            if not expected.data.any():
+            if not _differs(np.zeros_like(expected.data), expected.data, "float32", case).any():
                 continue
             text = (f"The numbers are right, but no gradient reaches `{name}`: somewhere on the way the result was "
                     "cut off from its inputs (`detach`, `.data`, `no_grad`, numpy, `torch.tensor`).")  # fmt: skip
@@ -366,7 +379,8 @@ def diagnose(
     Job(work, Limits()).run()
     if not found:
         return None
-    _, _, mistake, matching = max(found, key=lambda entry: entry[:2])  # the first of equals
+    # What explains the first failing call, which is the smallest, comes before all else; the first of equals.
+    _, _, mistake, matching = max(found, key=lambda entry: (failing[0] in entry[3], *entry[:2]))
     return mistake, matching
 
 
@@ -469,7 +483,8 @@ def judge(task: Task, report: Report, seed: int = 0) -> Verdict:
         drops = [m for m in answer(task).mistakes if m.id == "dropout-left-on"]
         known = (drops[0], {seen.case}) if drops else None
     if known is None:
-        text = f"{problem.text}\n\n{_evidence(cases[seen.case], seed, problem, seen.printed)}"
+        text = f"{problem.text} {problem.guess}".rstrip()
+        text += f"\n\n{_evidence(cases[seen.case], seed, problem, seen.printed)}"
         return Verdict(False, problem.kind, text)
     mistake, shown = known
     if seen.case not in shown:

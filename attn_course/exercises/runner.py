@@ -150,7 +150,7 @@ def see_fault(error: BaseException) -> Fault:
         text = str(error)
     except BaseException:
         text = ""
-    text = re.sub(r"0x[0-9a-fA-F]+", "0x…", text.strip())
+    text = re.sub(r"\b0x[0-9a-fA-F]{6,}\b", "0x…", text.strip())  # an address; "30x7" is a shape
     line = ""
     for frame, number in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename.replace("\\", "/")
@@ -187,23 +187,35 @@ class _Memory(TorchDispatchMode):
 
 
 def by_position(candidate: Any, inputs: Inputs, optional: tuple[str, ...]) -> Any:
-    """Call with every argument by position, or, where that does not fit, the optional ones by name."""
+    """Call with every argument by position, but an optional one by name where that parameter has another place.
+
+    ``f(q, k, v, scale=None, mask=None)`` and ``f(q, k, v, *rest, mask=None)`` are as right as the stub's order.
+    """
     try:
         signature = inspect.signature(candidate)
     except (TypeError, ValueError):
-        signature = None
-    if signature is not None:
-        named = {n: v for n, v in inputs.items() if n in optional}
-        required = [v for n, v in inputs.items() if n not in named]
+        return candidate(*inputs.values())
+    named = {name: value for name, value in inputs.items() if name in optional}
+    required = [value for name, value in inputs.items() if name not in named]
+    places = list(signature.parameters)
+    by_name = any(
+        name in places
+        and signature.parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
+        and places.index(name) != place
+        for place, name in enumerate(inputs)
+        if name in named
+    )
+    if not by_name:
         try:
             signature.bind(*inputs.values())
         except TypeError:
-            try:
-                signature.bind(*required, **named)
-            except TypeError:
-                pass
-            else:
-                return candidate(*required, **named)
+            by_name = True  # **kwargs, or a mistake whose message should name the argument
+    if by_name:
+        try:
+            signature.bind(*required, **named)
+        except TypeError:
+            return candidate(*inputs.values())
+        return candidate(*required, **named)
     return candidate(*inputs.values())
 
 

@@ -76,6 +76,34 @@ def renormalised(q, k, v, mask=None):
     return w @ v, w
 
 
+def renormalised_by_hand(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    e = (s - s.amax(-1, keepdim=True)).exp()
+    e = e if mask is None else e * mask.to(e.dtype)
+    w = e / e.sum(-1, keepdim=True)
+    return w @ v, w
+
+
+def lowest_fill(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    if mask is not None:
+        s = s + (~mask.bool()) * torch.finfo(s.dtype).min
+    w = s.softmax(-1)
+    return w @ v, w
+
+
+def masked_with_arithmetic(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    w = torch.softmax(s if mask is None else s + (1 - mask) * -1e9, -1)
+    return w @ v, w
+
+
+def cleared_by_product(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    w = s.softmax(-1) if mask is None else s.masked_fill(mask == 0, -1e9).softmax(-1) * mask
+    return w @ v, w
+
+
 def log_mask(q, k, v, mask=None):
     s = (q * q.shape[-1] ** -0.25) @ (k * q.shape[-1] ** -0.25).mT
     if mask is not None:
@@ -138,7 +166,11 @@ ATTENTION_RIGHT = {
     "einsum": with_einsum,
     "sdpa": with_sdpa,
     "loops": with_loops,
+    "lowest number added": lowest_fill,
     "renormalised": renormalised,
+    "renormalised by hand": renormalised_by_hand,
+    "mask in another place": lambda q, k, v, scale=None, mask=None: plain(q, k, v, mask),
+    "mask by name only": lambda q, k, v, *rest, mask=None: plain(q, k, v, mask),
     "log of the mask": log_mask,
     "float64 inside": in_float64,
     "seeds, prints": seeds_and_prints,
@@ -223,6 +255,11 @@ ATTENTION_WRONG = {
     "mask-bool-only": _attention(mask_with=lambda s, m: s.masked_fill(~m, -1e30)),
     "mask-after-softmax": _masked_after,
     "mask-after-softmax-fill": _masked_after_huge,
+    "mask-numbers-only": masked_with_arithmetic,
+    "mask-bool-only: product": cleared_by_product,
+    "no-softmax": lambda q, k, v, mask=None: (lambda s: (s @ v, s))(
+        q @ k.mT / math.sqrt(q.shape[-1]) * (1 if mask is None else mask.float())
+    ),
     "keys-turned-in-3d": _transpose_wrong,
     "keys-reshaped": _reshape_keys,
     "dropout-left-on": _dropped,
@@ -263,6 +300,45 @@ def softmax_renormalised(scores, mask):
     return w / torch.where(total == 0, torch.ones_like(total), total)
 
 
+def softmax_added(scores, mask):
+    bias = torch.zeros_like(scores).masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return (scores + bias).softmax(-1) * mask
+
+
+def softmax_in_float64(scores, mask):
+    w = scores.double().softmax(-1) * mask
+    total = w.sum(-1, keepdim=True)
+    return (w / torch.where(total == 0, 1, total)).to(scores.dtype)
+
+
+def softmax_by_hand_and(total, top_of_allowed=False):
+    def softmax(scores, mask):
+        top = (scores.masked_fill(~mask, -torch.inf) if top_of_allowed else scores).amax(-1, keepdim=True)
+        e = (scores - top).exp() * mask
+        return e / total(e.sum(-1, keepdim=True))
+
+    return softmax
+
+
+def softmax_wiped_in_place(scores, mask):
+    w = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    w[w.isnan()] = 0
+    return w
+
+
+def softmax_first_and(total):
+    def softmax(scores, mask):
+        w = scores.softmax(-1) * mask
+        return w / total(w.sum(-1, keepdim=True))
+
+    return softmax
+
+
+def softmax_safe_epsilon(scores, mask):
+    w = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
+    return w / (w.sum(-1, keepdim=True) + 1e-9)
+
+
 def softmax_loops(scores, mask):
     flat, allowed = scores.reshape(-1, scores.shape[-1]), mask.expand_as(scores).reshape(-1, scores.shape[-1])
     rows = []
@@ -283,7 +359,10 @@ SOFTMAX_RIGHT = {
     "by hand": softmax_by_hand,
     "in float32": softmax_in_float32,
     "wiped": softmax_wiped,
+    "lowest number added": softmax_added,
+    "renormalised in float64": softmax_in_float64,
     "renormalised": softmax_renormalised,
+    "fill of -100, cleared": lambda s, m: s.masked_fill(~m, -100).softmax(-1) * m,
     "loops": softmax_loops,
     "small fill": softmax_small_fill,
     "lambda": lambda s, m: s.masked_fill(~m, torch.finfo(s.dtype).min).softmax(-1) * m,
@@ -292,6 +371,17 @@ SOFTMAX_RIGHT = {
 SOFTMAX_WRONG = {
     "mask-ignored": lambda s, m: F.softmax(s, -1),
     "mask-inverted": lambda s, m: softmax_any(s, ~m),
+    "mask-inverted: too large for half": lambda s, m: s.masked_fill(m, -1e9).softmax(-1),
+    "mask-inverted: cleared": lambda s, m: s.masked_fill(m, torch.finfo(s.dtype).min).softmax(-1) * m,
+    "maximum-over-everything": softmax_by_hand_and(lambda t: t.clamp_min(1e-6)),
+    "maximum-over-everything: epsilon": softmax_by_hand_and(lambda t: t + 1e-9),
+    "softmax-before-the-mask": softmax_first_and(lambda t: t + 1e-9),
+    "zero-over-zero": softmax_first_and(lambda t: t),
+    "zero-over-zero: by hand": softmax_by_hand_and(lambda t: t),
+    "zero-over-zero: maximum of the allowed": softmax_by_hand_and(lambda t: t, top_of_allowed=True),
+    "epsilon-vanishes-in-half": softmax_safe_epsilon,
+    "fill-not-low-enough": lambda s, m: (s + ~m * -20.0).softmax(-1) * m,
+    "breaks-autograd": softmax_wiped_in_place,
     "mask-after-softmax": lambda s, m: F.softmax(s, -1) * m,
     "mask-zero-fill": lambda s, m: F.softmax(s.masked_fill(~m, 1e-9), -1),
     "mask-zero-fill-cleared": lambda s, m: F.softmax(s * m, -1) * m,
@@ -359,6 +449,7 @@ PADDING_RIGHT = {
 PADDING_WRONG = {
     "inverted": lambda le, n: torch.arange(n).view(1, 1, 1, -1) >= le.view(-1, 1, 1, 1),
     "off-by-one": lambda le, n: torch.arange(n).view(1, 1, 1, -1) <= le.view(-1, 1, 1, 1),
+    "no-column": lambda le, n: torch.arange(n) < le,
     "two-dimensions": lambda le, n: padding_loops(le, n).squeeze(1).squeeze(1),
     "three-dimensions": lambda le, n: padding_loops(le, n)[:, 0],
     "masks-queries": lambda le, n: padding_loops(le, n).mT,
@@ -396,6 +487,9 @@ SPLIT_WRONG = {
     "tokens-last": lambda x, h: torch.stack(x.chunk(h, dim=-1), dim=1).mT,
     "heads-in-batch": lambda x, h: torch.cat([torch.stack(b.chunk(h, -1)) for b in x]),
     "heads-first": lambda x, h: torch.stack(x.chunk(h, dim=-1)),
+    "transposed-too-early": lambda x, h: x.mT.reshape(x.size(0), h, x.size(1), x.size(2) // h),
+    "width-is-a-float": lambda x, h: x.view(x.size(0), x.size(1), h, x.size(2) / h).transpose(1, 2),
+    "width-is-a-float: reshape": lambda x, h: x.reshape(x.size(0), x.size(1), h, x.size(2) / h).mT,
     "heads-for-width": lambda x, h: x.unflatten(-1, (-1, h)).transpose(1, 2),
 }
 
@@ -483,6 +577,18 @@ class WithEinsum(Given):
         return self.w_o(torch.einsum("bhqk,bkhd->bqhd", w, v).flatten(2)), w
 
 
+class WithoutKeyBias(Composed):
+    """The bias of the keys adds the same number to all scores of a query, and so changes nothing."""
+
+    def forward(self, query, key, value, mask=None):
+        q, k, v = (
+            SPLIT_RIGHT["view"](x, self.num_heads)
+            for x in (self.w_q(query), key @ self.w_k.weight.T, self.w_v(value))
+        )
+        out, weights = plain(q, k, v, mask)
+        return self.w_o(MERGE_RIGHT["cat"](out)), weights
+
+
 class WithExtras(Composed):
     """Keeps the given ``__init__`` and adds to it: dropout of zero, a buffer, another module."""
 
@@ -548,6 +654,7 @@ MULTI_HEAD_RIGHT = {
     "einsum": WithEinsum,
     "extras": WithExtras,
     "partial": functools.partial(WithExtras, dropout=0.0),
+    "no bias of the keys": WithoutKeyBias,
     "drops its output": DropsOutput,
     "no module": NotAModule,
     "functional": Functional,
@@ -594,6 +701,10 @@ MULTI_HEAD_WRONG = {
     "no-scale": _multi_head(scale=lambda q, k, d: 1),
     "split-by-reshape": _multi_head(split=lambda x, h: x.view(x.size(0), h, x.size(1), -1)),
     "merge-by-reshape": _multi_head(merge=lambda x: x.reshape(x.size(0), x.size(2), -1)),
+    "split-and-merge-by-reshape": _multi_head(
+        split=lambda x, h: x.view(x.size(0), h, x.size(1), -1),
+        merge=lambda x: x.reshape(x.size(0), x.size(2), -1),
+    ),
     "no-output-projection": _multi_head(end=lambda self, out, w: (out, w)),
     "ignores-key": _multi_head(inputs=lambda self, q, k, v: (self.w_q(q), self.w_k(q), self.w_v(q))),
     "values-from-key": _multi_head(inputs=lambda self, q, k, v: (self.w_q(q), self.w_k(k), self.w_v(k))),
@@ -655,6 +766,9 @@ BLOCK_WRONG = {
     "post-norm": _post_norm,
     "stream-normalised": _normalises_the_stream,
     "norm-of-result": lambda x, a, f, n, m: (lambda y: y + m(f(y)))(x + n(a(x))),
+    "norm-of-result-feed-forward": lambda x, a, f, n, m: (lambda y: y + m(f(y)))(x + a(n(x))),
+    "stream-added-twice": lambda x, a, f, n, m: (lambda y: y + y + f(m(y)))(x + a(n(x))),
+    "stream-added-twice: input": lambda x, a, f, n, m: (lambda y: x + y + f(m(y)))(x + a(n(x))),
     "no-residual": lambda x, a, f, n, m: f(m(a(n(x)))),
     "no-norm": lambda x, a, f, n, m: (lambda y: y + f(y))(x + a(x)),
     "residual-from-the-start": lambda x, a, f, n, m: x + f(m(x + a(n(x)))),
