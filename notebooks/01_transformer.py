@@ -221,7 +221,8 @@ print("definition and package agree; output", tuple(attention(**example)[0].shap
 # **Hypothesis.** If the entries of queries and keys are independent with variance 1, each product of two has variance 1,
 # and the $d_k$ of them in a dot product add up to variance $d_k$: a typical size of $\sqrt{d_k}$. Without the division, wide heads get large scores, the softmax puts everything on one key, and its gradient
 # vanishes: the head cannot learn to look elsewhere. Dividing by $\sqrt{d_k}$ should make width irrelevant.
-#
+
+# %% [markdown]
 # We measure two things for 32 random queries and keys, with five seeds. The **entropy** of the weights says how many keys
 # share them: 0 if one key has all, $\ln 32 = 3.47$ nats (units of the natural logarithm) if all have the same. And we send a random gradient of size about 1
 # back from the output, and take the size of what arrives at the scores of a query; half of the queries get less than the

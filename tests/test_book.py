@@ -49,7 +49,7 @@ PAGES = [f"{name}.html" for name in in_contents(TOC)] + ["search.html"]
 CHAPTERS = [name for name in in_contents(TOC) if name.startswith("notebooks/")]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     path = browsers.find()
     assert path, "no browser: `make test` gets one; by hand, `python tools/browser.py`"
@@ -59,7 +59,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def axe() -> str:
     return (book_site.node.node_modules() / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
@@ -79,7 +79,7 @@ class Served:
         return self.reports[page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def book(chromium: Browser, axe: str) -> Iterator[Served]:
     """The book itself, built if something changed."""
     command = [sys.executable, str(ROOT / "tools" / "site.py"), "build"]
@@ -198,7 +198,7 @@ def test_every_entry_of_the_bibliography_has_an_address_and_is_cited(book: Serve
 # --- A sample chapter that uses everything ----------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory, chromium: Browser, axe: str) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("sample")
     site_sample.write(root, ROOT)
@@ -503,7 +503,7 @@ FAULTS: dict[str, tuple[str, set[str]]] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory, chromium: Browser, axe: str) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("faulty")
     (folder / "picture.png").write_bytes(base64.b64decode(site_sample.png(8, 8)))
