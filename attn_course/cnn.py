@@ -12,6 +12,7 @@ Each module computes one formula in the way that fits the call, and chooses by i
 * a small map, ``torch.compile``, ``torch.export``, ``torch.func``: the plain formula.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,14 @@ def _check_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def _check_odd(kernel_size: int, what: str) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(
+            f"kernel_size must be odd, so that padding by kernel_size // 2 keeps the size of the {what}: "
+            f"got {kernel_size}, take {kernel_size - 1} or {kernel_size + 1}"
+        )
 
 
 # --- Gates: one number per channel, one number per pixel ---------------------------------------------------
@@ -154,6 +163,80 @@ class ChannelAttention(nn.Module):
         return (output, weights.unsqueeze(3)) if need_weights else output
 
 
+class SqueezeExcitation(nn.Module):
+    r"""Scale every channel by a number between 0 and 1 that is worked out from the averages of all channels.
+
+    .. math:: \text{weights} = \sigma(W_2\,\text{relu}(W_1\,\text{mean}_{HW}\,x + b_1) + b_2), \qquad
+              \text{output} = x \cdot \text{weights}
+
+    ``ChannelAttention`` without the maximum, with biases. The hidden layer has
+    ``max(1, in_channels // reduction_ratio)`` units.
+
+    Shapes: ``x (B, C, H, W)`` -> output ``(B, C, H, W)``; weights ``(B, C, 1, 1)``.
+    Cost: ``4 * B * C * C / r`` FLOPs, and ``2 * B * C * H * W`` elementwise operations, which are most of it.
+
+    Raises:
+        ValueError: a size below 1; an input that is not ``(B, in_channels, H, W)`` with at least one pixel.
+
+    Hu et al., Squeeze-and-Excitation Networks, 2018, https://arxiv.org/abs/1709.01507, section 3.
+    """
+
+    def __init__(self, in_channels: int, reduction_ratio: int = 16):
+        super().__init__()
+        _check_positive(in_channels=in_channels, reduction_ratio=reduction_ratio)
+        self.in_channels = in_channels
+        hidden = max(1, in_channels // reduction_ratio)
+        self.fc = nn.Sequential(nn.Linear(in_channels, hidden), nn.ReLU(), nn.Linear(hidden, in_channels))
+
+    def forward(self, x: Tensor, *, need_weights: bool = False) -> Any:
+        """Return the output, or ``(output, weights)`` with ``need_weights=True``."""
+        _check_feature_map(x, "SqueezeExcitation", self.in_channels)
+        weights = torch.sigmoid(self.fc(x.mean((2, 3))))
+        return _scaled(x, weights, need_weights)
+
+
+class EfficientChannelAttention(nn.Module):
+    r"""Scale every channel by a number between 0 and 1 that is worked out from its neighbours in the list of channels.
+
+    .. math:: \text{weights} = \sigma(\text{conv}_k(\text{mean}_{HW}\,x)), \qquad \text{output} = x \cdot \text{weights}
+
+    The convolution runs along the channels, with zeros beyond both ends and ``k`` numbers to learn in all.
+    ``kernel_size=None`` takes the paper's size, ``(log2(C) + 1) / 2`` cut to a whole number and raised to an odd one.
+
+    Shapes: ``x (B, C, H, W)`` -> output ``(B, C, H, W)``; weights ``(B, C, 1, 1)``.
+    Cost: ``2 * B * C * k`` FLOPs, and ``2 * B * C * H * W`` elementwise operations, which are most of it.
+
+    Raises:
+        ValueError: a size below 1; an even kernel; an input that is not ``(B, in_channels, H, W)`` with at
+            least one pixel.
+
+    Wang et al., ECA-Net: Efficient Channel Attention, 2020, https://arxiv.org/abs/1910.03151, section 3.
+    """
+
+    def __init__(self, in_channels: int, kernel_size: int | None = None):
+        super().__init__()
+        _check_positive(in_channels=in_channels)
+        if kernel_size is None:
+            kernel_size = int((math.log2(in_channels) + 1) / 2)
+            kernel_size += 1 - kernel_size % 2
+        _check_positive(kernel_size=kernel_size)
+        _check_odd(kernel_size, "channels")
+        self.in_channels = in_channels
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor, *, need_weights: bool = False) -> Any:
+        """Return the output, or ``(output, weights)`` with ``need_weights=True``."""
+        _check_feature_map(x, "EfficientChannelAttention", self.in_channels)
+        weights = torch.sigmoid(self.conv(x.mean((2, 3))[:, None]))[:, 0]
+        return _scaled(x, weights, need_weights)
+
+
+def _scaled(x: Tensor, weights: Tensor, need_weights: bool) -> Any:
+    """``x (B, C, H, W)`` times ``weights (B, C)``, alone or with the weights as ``(B, C, 1, 1)``."""
+    output = _gate(x.flatten(2), weights[:, :, None], dim=2).view(x.shape)
+    return (output, weights[:, :, None, None]) if need_weights else output
+
+
 class SpatialAttention(nn.Module):
     r"""Scale every pixel by a number between 0 and 1 that depends on its neighbourhood.
 
@@ -173,11 +256,7 @@ class SpatialAttention(nn.Module):
     def __init__(self, kernel_size: int = 7):
         super().__init__()
         _check_positive(kernel_size=kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size must be odd, so that padding by kernel_size // 2 keeps the size of the map: "
-                f"got {kernel_size}, take {kernel_size - 1} or {kernel_size + 1}"
-            )
+        _check_odd(kernel_size, "map")
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor, *, need_weights: bool = False, inplace: bool = False) -> Any:

@@ -14,6 +14,7 @@ for each addition, multiplication, comparison or exponential on one element:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,6 +36,7 @@ class Cost:
         parameters: how many numbers are learnt.
         peak_bytes: most bytes alive at one moment in inference, on top of the inputs and the parameters, what
             is returned included; None for a mechanism whose memory is not modelled.
+        table_bytes: bytes of what is kept or made beside parameters, inputs and output: tables, caches, a bias.
     """
 
     mechanism: str
@@ -43,6 +45,7 @@ class Cost:
     elementwise_terms: dict[str, int]
     parameters: int
     peak_bytes: int | None = None
+    table_bytes: int = 0
     flops: int = field(init=False)
     elementwise: int = field(init=False)
 
@@ -242,6 +245,52 @@ def _channel_attention(*, batch: int, channels: int, height: int, width: int, re
     )
 
 
+def _squeeze_and_excitation(
+    *, batch: int, channels: int, height: int, width: int, reduction: int = 16
+) -> Cost:
+    """`SqueezeExcitation`: one pooling, an MLP with biases, one gate for each channel."""
+    hidden = max(1, channels // reduction)
+    elements = batch * channels * height * width
+    image = {"batch": batch, "channels": channels, "height": height, "width": width}
+    return Cost(
+        mechanism="squeeze-and-excitation",
+        sizes={**image, "reduction": reduction},
+        terms={"MLP": 2 * (2 * batch * channels * hidden)},
+        elementwise_terms={
+            "pooling": elements,
+            "biases": batch * (hidden + channels),
+            "ReLU": batch * hidden,
+            "sigmoid": _SIGMOID * batch * channels,
+            "gate": elements,
+        },
+        parameters=2 * channels * hidden + hidden + channels,
+    )
+
+
+def _efficient_channel_attention(
+    *, batch: int, channels: int, height: int, width: int, kernel_size: int | None = None
+) -> Cost:
+    """`EfficientChannelAttention`: one pooling, a convolution along the channels; the paper's size if None."""
+    if kernel_size is None:
+        kernel_size = int((math.log2(channels) + 1) / 2)
+        kernel_size += 1 - kernel_size % 2
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+    elements = batch * channels * height * width
+    image = {"batch": batch, "channels": channels, "height": height, "width": width}
+    return Cost(
+        mechanism="efficient-channel-attention",
+        sizes={**image, "kernel_size": kernel_size},
+        terms={"convolution": 2 * batch * channels * kernel_size},
+        elementwise_terms={
+            "pooling": elements,
+            "sigmoid": _SIGMOID * batch * channels,
+            "gate": elements,
+        },
+        parameters=kernel_size,
+    )
+
+
 def _spatial_attention(*, batch: int, channels: int, height: int, width: int, kernel_size: int = 7) -> Cost:
     """`SpatialAttention`: two poolings over the channels, one convolution, one gate for each place."""
     if kernel_size % 2 == 0:
@@ -328,15 +377,81 @@ def _sliding_window_attention(
     )
 
 
+def _sinusoidal_encoding(*, batch: int, n: int, d_model: int, max_len: int | None = None) -> Cost:
+    """`PositionalEncoding`: its float32 table has `max_len` rows, `n` unless given."""
+    max_len = _check_max_len(n, max_len)
+    return Cost(
+        mechanism="sinusoidal-encoding",
+        sizes={"batch": batch, "n": n, "d_model": d_model, "max_len": max_len},
+        terms={},
+        elementwise_terms={"add": batch * n * d_model},
+        parameters=0,
+        table_bytes=max_len * d_model * _DTYPE_BYTES["float32"],
+    )
+
+
+def _learned_encoding(*, batch: int, n: int, d_model: int, max_len: int | None = None) -> Cost:
+    """`LearnedPositionalEncoding`: the rows of its table are parameters, `max_len` (`n` unless given)."""
+    max_len = _check_max_len(n, max_len)
+    return Cost(
+        mechanism="learned-encoding",
+        sizes={"batch": batch, "n": n, "d_model": d_model, "max_len": max_len},
+        terms={},
+        elementwise_terms={"add": batch * n * d_model},
+        parameters=max_len * d_model,
+    )
+
+
+def _rotary_embedding(*, batch: int, n: int, d_model: int, num_heads: int) -> Cost:
+    """`RotaryEmbedding` in one attention layer: all queries and all keys; a float32 cache of `n` positions."""
+    _check_heads(d_model, num_heads)
+    d_k = d_model // num_heads
+    if d_k % 2:
+        raise ValueError(
+            f"d_k = d_model / num_heads must be even, got d_model = {d_model} and num_heads = {num_heads}"
+        )
+    return Cost(
+        mechanism="rotary-embedding",
+        sizes={"batch": batch, "n": n, "d_model": d_model, "num_heads": num_heads},
+        terms={},
+        # An entry is multiplied by a cosine, its partner by a sine, and the two are added.
+        elementwise_terms={"queries": 3 * batch * n * d_model, "keys": 3 * batch * n * d_model},
+        parameters=0,
+        table_bytes=2 * n * (d_k // 2) * _DTYPE_BYTES["float32"],
+    )
+
+
+def _alibi_bias(*, batch: int, n: int, num_heads: int) -> Cost:
+    """`alibi_bias` and its addition to the scores of one attention layer; float32, shared by the sequences."""
+    return Cost(
+        mechanism="alibi-bias",
+        sizes={"batch": batch, "n": n, "num_heads": num_heads},
+        terms={},
+        elementwise_terms={
+            "distances": 3 * n * n,  # subtract, absolute value, negate
+            "slopes": num_heads * n * n,
+            "add": batch * num_heads * n * n,
+        },
+        parameters=0,
+        table_bytes=num_heads * n * n * _DTYPE_BYTES["float32"],
+    )
+
+
 # A new mechanism adds one line here; its sizes are the keyword arguments of its function.
 _MECHANISMS: dict[str, Callable[..., Cost]] = {
     "multi-head-attention": _multi_head_attention,
     "transformer-block": _transformer_block,
     "channel-attention": _channel_attention,
+    "squeeze-and-excitation": _squeeze_and_excitation,
+    "efficient-channel-attention": _efficient_channel_attention,
     "spatial-attention": _spatial_attention,
     "cbam": _cbam,
     "self-attention-2d": _self_attention_2d,
     "sliding-window-attention": _sliding_window_attention,
+    "sinusoidal-encoding": _sinusoidal_encoding,
+    "learned-encoding": _learned_encoding,
+    "rotary-embedding": _rotary_embedding,
+    "alibi-bias": _alibi_bias,
 }
 
 
@@ -345,6 +460,12 @@ def _check_heads(d_model: int, num_heads: int) -> None:
         raise ValueError(
             f"num_heads must divide d_model, got d_model = {d_model} and num_heads = {num_heads}"
         )
+
+
+def _check_max_len(n: int, max_len: int | None) -> int:
+    if max_len is not None and n > max_len:
+        raise ValueError(f"n must be at most max_len = {max_len}, got {n}")
+    return n if max_len is None else max_len
 
 
 def _check_size(name: str, value: object, *, optional: bool = False) -> None:

@@ -4,14 +4,15 @@ Maps are drawn with queries down, keys across, and the origin at the top, on one
 otherwise. The colours are Okabe and Ito's, which stay apart for colour-blind readers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import CenteredNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -28,6 +29,21 @@ COLOURS = {
     "post-norm": "#D55E00",
     "with the scale": "#0072B2",
     "without it": "#D55E00",
+    "none": "#7A7A7A",
+    "sinusoidal": "#0072B2",
+    "learned": "#CC79A7",
+    "rotary": "#009E73",
+    "ALiBi": "#D55E00",
+    "plain CNN": "#7A7A7A",
+    "squeeze-and-excitation": "#56B4E9",
+    "efficient channel attention": "#0072B2",
+    "CBAM": "#D55E00",
+    "SelfAttention2D": "#009E73",
+    "AttentionCNN": "#CC79A7",
+    "average": "#0072B2",
+    "max": "#D55E00",
+    "both": "#009E73",
+    "plain, no norm": "#56B4E9",
 }
 """What is drawn -> its colour, on every page."""
 
@@ -154,14 +170,14 @@ def split_attend_merge(projected: Tensor, maps: Tensor, merged: Tensor) -> Figur
     return figure
 
 
-def dots_against_chance(axis: Axes, table: Any, *, x: str, y: str, chance: str, legend: bool = False) -> None:
+def dots_against_chance(axis: Axes, table: Any, *, x: str, y: str, chance: str) -> None:
     """One dot for each row of ``table``, coloured by seed, and a dash at the mean of the column ``chance``."""
-    sns.stripplot(table, x=x, y=y, hue="seed", palette="dark:#56B4E9", size=6, legend=legend, ax=axis)
+    sns.stripplot(table, x=x, y=y, hue="seed", palette="dark:#56B4E9", size=6, legend=False, ax=axis)
     sns.pointplot(
         table,
         x=x,
         y=chance,
-        color="#D55E00",
+        color=COLOURS["baseline"],
         linestyle="none",
         marker="_",
         markersize=30,
@@ -174,6 +190,151 @@ def log_axes(axis: Axes, ticks: Sequence[int], **names: str) -> None:
     """Both axes logarithmic, with these ``ticks`` across, written out."""
     axis.set(xscale="log", yscale="log", **names)
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+
+
+def score_maps(
+    maps: Sequence[Tensor], titles: Sequence[str], *, label: str = "score", side: float = 2.6
+) -> Figure:
+    """Maps of scores or of a bias side by side, ``(n_q, n_k)`` each, on one scale from the least to the largest."""
+    low, high = min(x.min().item() for x in maps), max(x.max().item() for x in maps)
+    figure, axes = plt.subplots(1, len(maps), figsize=(side * len(maps) + 0.8, side + 0.5), squeeze=False)
+    image: Any = None
+    for axis, scores, title in zip(axes[0], maps, titles, strict=True):
+        image = axis.imshow(scores.detach().float().cpu().numpy(), cmap=MAP_COLOURS, vmin=low, vmax=high)
+        axis.set(title=title, xlabel="key")
+    axes[0][0].set_ylabel("query")
+    figure.colorbar(image, ax=axes[0], label=label, shrink=0.8)
+    return figure
+
+
+def log_maps(maps: Sequence[Tensor], titles: Sequence[str], *, floor: float = 1e-4) -> Figure:
+    """Square maps side by side, each relative to its largest value, on one logarithmic scale; black: exactly 0."""
+    figure, axes = plt.subplots(1, len(maps), figsize=(2.25 * len(maps), 2.7), squeeze=False)
+    colours = plt.get_cmap(MAP_COLOURS).with_extremes(bad="black")
+    for axis, values, title in zip(axes[0], maps, titles, strict=True):
+        relative = (values / values.max()).cpu().numpy()
+        shown = np.ma.masked_equal(relative, 0).clip(min=floor)
+        image = axis.imshow(shown, cmap=colours, norm=LogNorm(floor, 1))
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    figure.colorbar(image, ax=axes[0], label="gradient, relative", shrink=0.75)
+    return figure
+
+
+def number_maps(groups: Mapping[str, Sequence[Tensor]], *, side: float = 1.25) -> Figure:
+    """Small maps with their numbers written in, in groups that have a title; shaded on one scale of their own each."""
+    widths = [len(maps) for maps in groups.values()]
+    figure = plt.figure(figsize=(side * sum(widths) + 0.5, side + 0.55))
+    parts = list(figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False).flat)
+    for part, (title, maps) in zip(parts, groups.items(), strict=True):
+        part.suptitle(title, fontsize=10)
+        axes = part.subplots(1, len(maps), squeeze=False)[0]
+        largest = max(values.max().item() for values in maps)
+        for channel, (axis, values) in enumerate(zip(axes, maps, strict=True)):
+            axis.imshow(values.detach().numpy(), cmap=MAP_COLOURS, vmin=0, vmax=largest)
+            for (row, column), value in _fields(values):
+                colour = "white" if value < 0.55 * largest else "black"
+                text = f"{value:.0f}" if value == round(value) else f"{value:.2f}"
+                axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+            axis.set(xticks=[], yticks=[], xlabel=f"channel {channel}" if len(maps) > 1 else "each pixel")
+    return figure
+
+
+def pictures(
+    images: Sequence[Tensor],
+    titles: Sequence[str],
+    *,
+    mark: tuple[int, int] | None = None,
+    side: float = 1.85,
+) -> Figure:
+    """Pictures ``(3, H, W)`` and maps ``(H, W)`` side by side; ``mark`` rings one pixel, row and column, in each."""
+    figure, axes = plt.subplots(1, len(images), figsize=(side * len(images), side + 0.4), squeeze=False)
+    for axis, image, title in zip(axes[0], images, titles, strict=True):
+        show_picture(axis, image)
+        axis.set_title(title, fontsize=10)
+        if mark is not None:
+            axis.plot(mark[1], mark[0], "o", markersize=9, mfc="none", mec="#D55E00", mew=1.6)
+    return figure
+
+
+def show_picture(axis: Axes, image: Tensor) -> None:
+    """A picture ``(3, H, W)`` from 0 to 1 (what lies beyond is cut), or a map ``(H, W)`` from 0 to its largest."""
+    if image.ndim == 3:
+        axis.imshow(image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
+    else:
+        axis.imshow(image.detach().cpu().numpy(), cmap=MAP_COLOURS, vmin=0)
+    axis.set_axis_off()
+
+
+def pictures_and_charts(
+    rows: int, columns: int, *widths: float, height: float = 3.0, total: float = 9.2
+) -> tuple[Figure, list[list[Axes]], list[Axes]]:
+    """An empty figure: a grid of square pictures (by row), and beside it charts of these relative widths."""
+    figure = plt.figure(figsize=(total, height))
+    wide = columns * height / rows
+    left, right = figure.subfigures(1, 2, width_ratios=[wide, total - wide], squeeze=False)[0]
+    grid = left.subplots(rows, columns, squeeze=False).tolist()
+    charts = right.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0].tolist()
+    return figure, grid, charts
+
+
+def dots_and_means(
+    axis: Axes, table: Any, *, x: str, y: str, hue: str, chance: str | None = None, legend: bool = True
+) -> None:
+    """One dot for each row of ``table``, and a bar at the mean of each place; ``hue`` picks the colours.
+
+    ``chance`` names a column to compare with: a grey bar at its mean, in the same place.
+    """
+    upright = table[x].dtype.kind == "f"  # the numbers go across, the names down
+    number = x if upright else y
+    dots: dict[str, Any] = {"x": x, "y": y, "hue": hue, "palette": COLOURS, "ax": axis}
+    bars = {**dots, "linestyle": "none", "marker": "|" if upright else "_", "errorbar": None, "legend": False}
+    if hue not in (x, y):
+        dots["dodge"], bars["dodge"] = True, 0.8 * (1 - 1 / table[hue].nunique())
+    if chance is not None:
+        grey = {name: "#B5B5B5" for name in table[hue].unique()}
+        compared = {**bars, "x" if upright else "y": chance, "palette": grey}
+        sns.pointplot(table, markersize=7, markeredgewidth=3, **compared)
+    sns.stripplot(
+        table, size=4, alpha=0.7, jitter=False, zorder=2, legend=legend and hue not in (x, y), **dots
+    )
+    sns.pointplot(table, markersize=10, markeredgewidth=1.5, **bars)
+    (axis.set_xlabel if upright else axis.set_ylabel)(number)
+
+
+def before_and_after(
+    picture: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor], titles: Sequence[str]
+) -> Figure:
+    """A grey picture, and two rows of maps of ratios: what became of each pixel, untrained and trained."""
+    figure, axes = plt.subplots(2, len(before) + 1, figsize=(9.4, 3.0))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    axes[0, 0].imshow(picture.cpu().numpy(), cmap="gray")
+    axes[0, 0].set_title("Photograph", fontsize=10)
+    image: Any = None
+    for row, maps in enumerate((before, after)):
+        for axis, name, title in zip(axes[row, 1:], maps, titles, strict=True):
+            image = axis.imshow(
+                maps[name].cpu().numpy(), cmap="RdBu", norm=CenteredNorm(1, 1), interpolation="nearest"
+            )
+            mean = maps[name].mean().item()
+            axis.set_title(f"{title}: {mean:.2f}" if row == 0 else f"trained: {mean:.2f}", fontsize=10)
+    figure.colorbar(image, ax=axes, label="size after / before", shrink=0.8)
+    return figure
+
+
+def outline(axis: Axes, mask: Tensor, colour: str = "#D55E00") -> None:
+    """The outline of a mask ``(H, W)`` over a picture."""
+    axis.contour(mask.float().cpu().numpy(), levels=[0.5], colors=[colour], linewidths=1)
+
+
+def lines_by_length(axis: Axes, table: Any, *, y: str, hue: str) -> None:
+    """``y`` against the column ``length``, a line for each ``hue``: mean and range over the other columns."""
+    lengths = sorted(table["length"].unique())
+    sns.lineplot(table, x="length", y=y, hue=hue, palette=COLOURS, errorbar=("pi", 100), marker="o", ax=axis)
+    axis.set_xscale("log")
+    axis.set_xticks(lengths, [str(length) for length in lengths])
     axis.minorticks_off()
 
 

@@ -91,6 +91,36 @@ class PositionalEncoding(nn.Module):
         )  # Trap: bfloat16 in, float32 out; too long a sequence fails obscurely.
 
 
+def apply_rotary(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
+    width = x.shape[-1]
+    angle = positions[:, None] * base ** -(torch.arange(0, width, 2) / width)
+    angle = angle.repeat_interleave(2, dim=-1)  # Trap: angles for pairs of neighbours …
+    first, second = x.chunk(2, dim=-1)
+    partner = torch.cat([-second, first], dim=-1)  # Trap: … and partners for halves: no rotation any more.
+    return x * angle.cos() + partner * angle.sin()
+
+
+class RotaryEmbedding(nn.Module):
+    def __init__(self, d_k: int, base: float = 10000.0):
+        super().__init__()
+        self.register_buffer("inv_freq", base ** -(torch.arange(0, d_k, 2) / d_k))
+        self.inv_freq: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Trap: after `.bfloat16()` the positions are bfloat16 too, which has no number between 256 and 258.
+        positions = torch.arange(x.shape[-2], device=x.device, dtype=self.inv_freq.dtype)
+        angle = torch.outer(positions, self.inv_freq)
+        angle = torch.cat([angle, angle], dim=-1)
+        first, second = x.chunk(2, dim=-1)
+        return x * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
+
+
+def alibi_bias(num_heads: int, n: int) -> Tensor:
+    slopes = 2.0 ** (-8 * torch.arange(1, num_heads + 1) / num_heads)
+    # Trap: minus the distance, shifted by a constant in each row, only as long as every key is an earlier one.
+    return (slopes[:, None, None] * torch.arange(n)).expand(num_heads, n, n)
+
+
 # --- CNN --------------------------------------------------------------------------------------------------------
 
 

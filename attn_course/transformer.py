@@ -7,6 +7,7 @@ A mask is True (or non-zero) where attention is allowed; a bias is added to the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +76,6 @@ def scaled_dot_product_attention(
         mask = _as_mask(mask, (*q.shape[:-1], n_k))
     if bias is not None:
         bias = _as_bias(bias, (*q.shape[:-1], n_k)).to(q.dtype)
-        allowed = bias != -math.inf
-        mask = allowed if mask is None else mask & allowed
 
     if not need_weights:
         return _fused_attention(q, k, v, mask, bias, dropout_p, is_causal), None
@@ -84,6 +83,9 @@ def scaled_dot_product_attention(
     if is_causal:
         causal = _causal_mask(n_q, n_k, q.device)
         mask = causal if mask is None else mask & causal
+    if bias is not None:
+        allowed = bias != -math.inf
+        mask = allowed if mask is None else mask & allowed
 
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if bias is not None:
@@ -106,25 +108,37 @@ def _fused_attention(
 
     Kernels disagree on two things, so neither is left to them: a causal mask together with another one or
     with `n_q != n_k` (made here), and rows without any key (they attend everywhere, and are zeroed after).
+
+    A bias costs one copy of itself, whatever mask comes with it. On a CPU, torch falls back to the plain
+    formula, with all its memory, for a bias that needs a gradient, and for dropout.
     """
     n_q, n_k = q.shape[-2], k.shape[-2]
-    if is_causal and (mask is not None or n_q != n_k):
+    if is_causal and (mask is not None or bias is not None or n_q != n_k):
         causal = _causal_mask(n_q, n_k, q.device)
         mask = causal if mask is None else mask & causal
         is_causal = False
 
     shape = (*q.shape[:-1], v.shape[-1])
     q, k, v = _at_least_4d(q), _at_least_4d(k), _at_least_4d(v)  # fewer dimensions miss the fast kernels
-    if mask is None:
+    if bias is not None:
+        attn_mask, row_sees = _mask_in_bias(bias, mask)
+    elif mask is not None:
+        row_sees = mask.any(dim=-1, keepdim=True)
+        attn_mask = mask | ~row_sees
+    else:
         output = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=is_causal)
         return output.reshape(shape)
-
-    row_sees = mask.any(dim=-1, keepdim=True)
-    attn_mask = mask | ~row_sees
-    if bias is not None:
-        attn_mask = bias.masked_fill(~attn_mask, -math.inf).masked_fill(~row_sees, 0.0)
     output = F.scaled_dot_product_attention(q, k, v, _at_least_4d(attn_mask), dropout_p)
     return output.reshape(shape) * row_sees
+
+
+def _mask_in_bias(bias: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The bias with -inf where masked and 0 in rows that see no key, and which rows see one."""
+    masked = bias.clone() if mask is None else bias.masked_fill(~mask, -math.inf)
+    if masked.shape[-1] == 0:
+        return masked, masked.new_zeros((*masked.shape[:-1], 1), dtype=torch.bool)
+    row_sees = masked.detach().amax(dim=-1, keepdim=True) != -math.inf
+    return masked.masked_fill_(~row_sees, 0.0), row_sees
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -299,6 +313,7 @@ class MultiHeadAttention(nn.Module):
         mask: Tensor | None = None,
         *,
         bias: Tensor | None = None,
+        rotary: Callable[..., Tensor] | None = None,
         is_causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
@@ -313,6 +328,9 @@ class MultiHeadAttention(nn.Module):
                 it is an error, except when `B = n_q`, where the two cannot be told apart and it is taken
                 for `(n_q, n_k)`. Three dimensions are refused, as they could be per sequence or per head.
             bias: added to the scores; broadcasts likewise, `(h, n_q, n_k)` included.
+            rotary: turns the heads of queries and keys `(B, h, n, d_k)` by their positions, such as a
+                `RotaryEmbedding`. Both count from 0; with `is_causal` and fewer queries than keys, the queries
+                are the last ones here too, and it is called with `offset=n_k - n_q`.
             is_causal: no query sees a later key; the last query sees every key.
             need_weights: False takes the fused kernel, which is faster and keeps no weights.
 
@@ -327,6 +345,8 @@ class MultiHeadAttention(nn.Module):
         Q = split_heads(self.w_q(query), self.num_heads)
         K = split_heads(self.w_k(key), self.num_heads)
         V = split_heads(self.w_v(value), self.num_heads)
+        if rotary is not None:
+            Q, K = _turn_heads(rotary, Q, K, is_causal)
         heads, weights = self.scaled_dot_product_attention(
             Q, K, V, mask, bias=bias, is_causal=is_causal, need_weights=need_weights
         )
@@ -395,6 +415,7 @@ class TransformerBlock(nn.Module):
         mask: Tensor | None = None,
         *,
         bias: Tensor | None = None,
+        rotary: Callable[..., Tensor] | None = None,
         is_causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
@@ -404,7 +425,14 @@ class TransformerBlock(nn.Module):
         """
         tokens = self.norm1(x) if self.norm_first else x
         attended, weights = self.attention(
-            tokens, tokens, tokens, mask, bias=bias, is_causal=is_causal, need_weights=need_weights
+            tokens,
+            tokens,
+            tokens,
+            mask,
+            bias=bias,
+            rotary=rotary,
+            is_causal=is_causal,
+            need_weights=need_weights,
         )
         x = x + self.dropout(attended)
         if self.norm_first:
@@ -430,6 +458,20 @@ def transformer_example() -> tuple[Tensor, Tensor]:
 
 def _causal_mask(n_q: int, n_k: int, device: torch.device | str | None) -> Tensor:
     return torch.ones(n_q, n_k, dtype=torch.bool, device=device).tril(n_k - n_q)
+
+
+def _turn_heads(
+    rotary: Callable[..., Tensor], Q: Tensor, K: Tensor, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    before = K.shape[-2] - Q.shape[-2] if is_causal else 0  # keys before the first query
+    turned_q = rotary(Q, offset=before) if before > 0 else rotary(Q)
+    turned_k = rotary(K, offset=-before) if before < 0 else rotary(K)
+    for name, turned, heads in (("queries", turned_q, Q), ("keys", turned_k, K)):
+        if turned.shape != heads.shape:
+            raise ValueError(
+                f"rotary must keep the shape of the {name} {tuple(heads.shape)}, got {tuple(turned.shape)}"
+            )
+    return turned_q, turned_k
 
 
 def _at_least_4d(x: Tensor) -> Tensor:

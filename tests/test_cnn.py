@@ -5,6 +5,7 @@ import inspect
 import io
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,46 @@ from torch.profiler import ProfilerActivity, profile
 
 from attn_course import cnn, textbook
 
+
+class SqueezeExcitation(nn.Module):
+    """The definition, one call after the other."""
+
+    def __init__(self, in_channels, reduction_ratio=16):
+        super().__init__()
+        hidden = max(1, in_channels // reduction_ratio)
+        self.fc = nn.Sequential(nn.Linear(in_channels, hidden), nn.ReLU(), nn.Linear(hidden, in_channels))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.fc(x.flatten(2).mean(2)))[..., None, None]
+
+
+class EfficientChannelAttention(nn.Module):
+    """The definition as a product with a band matrix, which shares one kernel among its rows."""
+
+    def __init__(self, in_channels, kernel_size=None):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, kernel_size or 3, bias=False)
+
+    def forward(self, x):
+        kernel = self.conv.weight.flatten()
+        channels = x.shape[1]
+        places = torch.arange(channels)
+        offset = places - places[:, None] + len(kernel) // 2  # which number of the kernel, if any
+        band = sum(w * (offset == i).to(x.dtype) for i, w in enumerate(kernel))
+        return x * torch.sigmoid(x.mean((2, 3)) @ band.T)[..., None, None]
+
+
+# Where the document has no such module, the definition above stands in its place.
+PEERS = SimpleNamespace(
+    **{name: getattr(textbook, name) for name in textbook.__dict__ if not name.startswith("_")}
+    | {"SqueezeExcitation": SqueezeExcitation, "EfficientChannelAttention": EfficientChannelAttention}
+)
+
 # name -> (how to build it, the shape of its input); sizes are different primes wherever the module allows it.
 CASES = {
     "ChannelAttention": (lambda m: m.ChannelAttention(19, 3), (2, 19, 5, 7)),
+    "SqueezeExcitation": (lambda m: m.SqueezeExcitation(19, 3), (2, 19, 5, 7)),
+    "EfficientChannelAttention": (lambda m: m.EfficientChannelAttention(19, 5), (2, 19, 5, 7)),
     "SpatialAttention": (lambda m: m.SpatialAttention(3), (2, 11, 5, 7)),
     "CBAM": (lambda m: m.CBAM(19, 3, 5), (2, 19, 5, 7)),
     "SelfAttention2D": (lambda m: m.SelfAttention2D(17), (3, 17, 5, 7)),
@@ -44,7 +82,7 @@ def build(name, dtype=torch.float64, seed=0):
     """(ours, the textbook's, an input): same weights, gamma switched on."""
     torch.manual_seed(seed)
     make, shape = CASES[name]
-    theirs = make(textbook).to(dtype)
+    theirs = make(PEERS).to(dtype)
     for key, parameter in theirs.named_parameters():
         if key.endswith("gamma"):
             nn.init.constant_(parameter, 0.7)
@@ -84,7 +122,7 @@ def test_the_signature_keeps_the_documents_arguments_and_defaults_and_adds_keywo
 
     for method in ("__init__", "forward"):
         ours = parameters(getattr(getattr(cnn, name), method))
-        theirs = parameters(getattr(getattr(textbook, name), method))
+        theirs = parameters(getattr(getattr(PEERS, name), method))
         assert [(p.name, p.default, p.kind) for p in ours[: len(theirs)]] == [
             (p.name, p.default, p.kind) for p in theirs
         ]
@@ -335,7 +373,14 @@ def test_an_input_of_the_wrong_rank_is_refused_with_its_shape(name, shape):
 
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [("ChannelAttention", 19), ("CBAM", 19), ("SelfAttention2D", 17), ("AttentionCNN", 3)],
+    [
+        ("ChannelAttention", 19),
+        ("SqueezeExcitation", 19),
+        ("EfficientChannelAttention", 19),
+        ("CBAM", 19),
+        ("SelfAttention2D", 17),
+        ("AttentionCNN", 3),
+    ],
 )
 def test_an_input_of_the_wrong_width_is_refused_with_both_widths(name, channels):
     with pytest.raises(ValueError, match=rf"built for {channels} channels: expected .*got \(2, 13, 11, 23\)"):
@@ -662,3 +707,43 @@ def test_a_network_made_of_the_usual_code_learns_the_same_with_ours(name, both_p
             optimizer.step()
         losses.append(loss.item())
     assert math.isclose(*losses, rel_tol=1e-11)
+
+
+# --- The simpler relatives ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel_size"), [(1, 1), (2, 1), (8, 3), (64, 3), (128, 5), (256, 5), (512, 5), (2048, 7)]
+)
+def test_the_kernel_along_the_channels_has_the_papers_size(channels, kernel_size):
+    """Half of `log2(C) + 1`, cut to a whole number, and one more where that is even."""
+    assert cnn.EfficientChannelAttention(channels).conv.weight.numel() == kernel_size
+
+
+def test_squeeze_and_excitation_has_a_hidden_unit_at_any_width():
+    for channels in (1, 2, 8, 15):
+        assert cnn.SqueezeExcitation(channels).fc[0].out_features == 1
+
+
+def test_a_channel_is_weighted_by_its_neighbours_in_the_list_and_by_no_other():
+    module = cnn.EfficientChannelAttention(11, 3).double()
+    x = torch.randn(1, 11, 3, 5, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, 4] += 1
+    before, after = (module(y, need_weights=True)[1].flatten() for y in (x, changed))
+    assert (before != after).nonzero().flatten().tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: cnn.SqueezeExcitation(0), "in_channels must be at least 1, got 0"),
+        (lambda: cnn.SqueezeExcitation(8, 0), "reduction_ratio must be at least 1, got 0"),
+        (lambda: cnn.EfficientChannelAttention(0), "in_channels must be at least 1, got 0"),
+        (lambda: cnn.EfficientChannelAttention(8, 0), "kernel_size must be at least 1, got 0"),
+        (lambda: cnn.EfficientChannelAttention(8, 4), "kernel_size must be odd.*got 4, take 3 or 5"),
+    ],
+)
+def test_sizes_that_make_no_relative_are_refused_with_their_numbers(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -43,6 +43,8 @@ def problems(draw, batch=None):
     c, shape = draw(channels), (batch or draw(st.integers(1, 4)), draw(side), draw(side))
     modules = {
         "ChannelAttention": cnn.ChannelAttention(c, draw(st.integers(1, 20))),
+        "SqueezeExcitation": cnn.SqueezeExcitation(c, draw(st.integers(1, 20))),
+        "EfficientChannelAttention": cnn.EfficientChannelAttention(c, draw(st.sampled_from([None, 1, 3, 7]))),
         "SpatialAttention": cnn.SpatialAttention(draw(st.sampled_from([1, 3, 5, 7]))),
         "CBAM": cnn.CBAM(c, 2, 3),
         "SelfAttention2D": cnn.SelfAttention2D(c),
@@ -61,11 +63,14 @@ def close(got, expected, tolerance=1e-11):
 def test_gates_lie_between_zero_and_one_and_self_attention_rows_sum_to_one(problem, grad):
     modules, x = problem
     with torch.set_grad_enabled(grad), by_hand():
-        channel = modules["ChannelAttention"](x, need_weights=True)[1]
+        channels = [
+            modules[name](x, need_weights=True)[1]
+            for name in ("ChannelAttention", "SqueezeExcitation", "EfficientChannelAttention")
+        ]
         spatial = modules["SpatialAttention"](x, need_weights=True)[1]
         both = modules["CBAM"](x, need_weights=True)[1]
         pixels = modules["SelfAttention2D"](x, need_weights=True)[1]
-    for gate in (channel, spatial, *both):
+    for gate in (*channels, spatial, *both):
         assert ((gate > 0) & (gate < 1)).all()
     assert (pixels >= 0).all()
     close(pixels.sum(-1), torch.ones_like(pixels[..., 0]))
@@ -88,7 +93,8 @@ def test_channel_attention_follows_the_pixels_wherever_they_go(problem, grad, se
         return x.flatten(2)[..., order].view_as(x)
 
     with torch.set_grad_enabled(grad), by_hand():
-        close(modules["ChannelAttention"](shuffle(x)), shuffle(modules["ChannelAttention"](x)))
+        for name in ("ChannelAttention", "SqueezeExcitation", "EfficientChannelAttention"):
+            close(modules[name](shuffle(x)), shuffle(modules[name](x)))
 
 
 @given(problems(), st.booleans(), seeds)
@@ -216,7 +222,17 @@ def test_nothing_writes_into_its_input_or_parameters(problem, grad):
             assert torch.equal(value, state[key])
 
 
-@pytest.mark.parametrize("name", ["ChannelAttention", "SpatialAttention", "CBAM", "SelfAttention2D"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ChannelAttention",
+        "SqueezeExcitation",
+        "EfficientChannelAttention",
+        "SpatialAttention",
+        "CBAM",
+        "SelfAttention2D",
+    ],
+)
 @settings(max_examples=6)
 @given(problem=problems(batch=2))
 def test_gradients_of_input_and_parameters_agree_with_finite_differences(name, problem):

@@ -7,12 +7,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from attn_course import attention_complexity_comparison, complexity, textbook
 from attn_course.benchmark import peak_bytes
-from attn_course.cnn import CBAM, ChannelAttention, SelfAttention2D, SpatialAttention
-from attn_course.transformer import MultiHeadAttention, TransformerBlock
+from attn_course.cnn import (
+    CBAM,
+    ChannelAttention,
+    EfficientChannelAttention,
+    SelfAttention2D,
+    SpatialAttention,
+    SqueezeExcitation,
+)
+from attn_course.positional import (
+    LearnedPositionalEncoding,
+    PositionalEncoding,
+    RotaryEmbedding,
+    alibi_bias,
+)
+from attn_course.transformer import MultiHeadAttention, TransformerBlock, scaled_dot_product_attention
 from attn_course.window import sliding_window_attention, sliding_window_mask
 
 modest = settings(max_examples=20, derandomize=True, deadline=None)
@@ -49,6 +63,14 @@ def channel(batch, channels, height, width, reduction):
     return ChannelAttention(channels, reduction), (meta(batch, channels, height, width),)
 
 
+def squeeze(batch, channels, height, width, reduction):
+    return SqueezeExcitation(channels, reduction), (meta(batch, channels, height, width),)
+
+
+def efficient(batch, channels, height, width, kernel_size):
+    return EfficientChannelAttention(channels, kernel_size), (meta(batch, channels, height, width),)
+
+
 def spatial(batch, channels, height, width, kernel_size):
     return SpatialAttention(kernel_size), (meta(batch, channels, height, width),)
 
@@ -61,6 +83,30 @@ def self_attention(batch, channels, height, width):
     return SelfAttention2D(channels), (meta(batch, channels, height, width),)
 
 
+def sinusoidal(batch, n, d_model, max_len):
+    return PositionalEncoding(d_model, max_len), (meta(batch, n, d_model),)
+
+
+def learned(batch, n, d_model, max_len):
+    return LearnedPositionalEncoding(d_model, max_len), (meta(batch, n, d_model),)
+
+
+def rotary(batch, n, d_model, num_heads):
+    return RotaryEmbedding(d_model // num_heads), (meta(batch, num_heads, n, d_model // num_heads),)
+
+
+class _Alibi(torch.nn.Module):
+    def forward(self, scores):
+        return scores + alibi_bias(*scores.shape[1:], device=scores.device)
+
+
+def alibi(batch, n, num_heads):
+    return _Alibi(), (meta(batch, num_heads, n, n),)
+
+
+table = {"batch": small, "n": length, "d_model": small, "max_len": st.integers(40, 50)}
+pairs_of_entries = drawn(batch=small, n=length, d_model=st.sampled_from([2, 4, 6, 10]), num_heads=small)
+
 # Every mechanism that is a module: what draws its sizes, and what makes it and its inputs.
 MODULES = {
     "multi-head-attention": (
@@ -69,9 +115,18 @@ MODULES = {
     ),
     "transformer-block": (drawn(batch=small, n=length, d_model=small, num_heads=small, d_ff=length), block),
     "channel-attention": (drawn(**image, reduction=st.integers(1, 20)), channel),
+    "squeeze-and-excitation": (drawn(**image, reduction=st.integers(1, 20)), squeeze),
+    "efficient-channel-attention": (
+        drawn(**image, kernel_size=st.sampled_from([None, 1, 3, 5, 9])),
+        efficient,
+    ),
     "spatial-attention": (drawn(**image, kernel_size=st.sampled_from([1, 3, 5, 7])), spatial),
     "cbam": (drawn(**image, reduction=st.integers(1, 20), kernel_size=st.sampled_from([1, 3, 7])), cbam),
     "self-attention-2d": (drawn(**image), self_attention),
+    "sinusoidal-encoding": (st.fixed_dictionaries(table), sinusoidal),
+    "learned-encoding": (st.fixed_dictionaries(table), learned),
+    "rotary-embedding": (pairs_of_entries, rotary),
+    "alibi-bias": (st.fixed_dictionaries({"batch": small, "n": length, "num_heads": small}), alibi),
 }
 
 
@@ -129,13 +184,16 @@ def test_a_window_counts_the_pairs_that_matter_and_padding_comes_on_top(n, windo
 
 @pytest.mark.parametrize("mechanism", complexity.mechanisms())
 def test_terms_add_up_and_every_size_stands_in_the_cost(mechanism):
+    special = {"d_model": 12}  # two channels for each of six heads
     sizes = {
-        name: 6 if parameter.default is parameter.empty else parameter.default
+        name: special.get(name, 6) if parameter.default is parameter.empty else parameter.default
         for name, parameter in complexity.mechanisms()[mechanism].parameters.items()
     }
     price = complexity.cost(mechanism, **sizes)
     assert price.mechanism == mechanism
-    assert price.sizes == {**sizes, **({"n_k": 6} if "n_k" in sizes else {})}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    assert price.sizes.keys() == sizes.keys() and given.items() <= price.sizes.items()
+    assert None not in price.sizes.values()
     assert price.flops == sum(price.terms.values()) and all(price.terms.values())
     assert price.elementwise == sum(price.elementwise_terms.values()) and all(
         price.elementwise_terms.values()
@@ -152,6 +210,87 @@ def test_elementwise_work_by_hand():
     # 2 maps of 3 channels and 20 places, 1 hidden unit.
     price = complexity.cost("cbam", batch=2, channels=3, height=4, width=5)
     assert price.elementwise == (2 * 120 + 2 * 2 + 5 * 6 + 120) + (2 * 120 + 4 * 40 + 120)
+
+
+class _Arithmetic(TorchDispatchMode):
+    """Counts the elements that additions, multiplications and the like give."""
+
+    NAMES = ("add", "sub", "mul", "div", "neg", "abs")
+
+    def __init__(self, *names):
+        super().__init__()
+        self.names = names or self.NAMES
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__.rstrip("_") in self.names:
+            self.elements += out.numel()
+        return out
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "times"),
+    [("sinusoidal-encoding", 1), ("learned-encoding", 1), ("rotary-embedding", 2), ("alibi-bias", 1)],
+)
+def test_elementwise_work_of_positions_is_what_the_modules_do(mechanism, times):
+    sizes, build = MODULES[mechanism]
+
+    @modest
+    @given(sizes)
+    def holds(sizes):
+        module, inputs = build(**sizes)
+        module, inputs = module.to("cpu"), [torch.ones_like(x, device="cpu") for x in inputs]
+        module(*inputs)  # fills the cache
+        with _Arithmetic() as arithmetic:
+            for _ in range(times):  # rotary turns queries and keys
+                module(*inputs)
+        assert complexity.cost(mechanism, **sizes).elementwise == arithmetic.elements
+
+    holds()
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_attention_adds_a_bias_to_the_scores_once(need_weights):
+    q = torch.ones(3, 2, 11, 5)
+
+    def added(bias):
+        with _Arithmetic("add") as arithmetic:
+            scaled_dot_product_attention(q, q, q, bias=bias, need_weights=need_weights)
+        return arithmetic.elements
+
+    price = complexity.cost("alibi-bias", batch=3, n=11, num_heads=2)
+    expected = price.elementwise_terms["add"] if need_weights else 0  # the kernel's own work is not seen
+    assert added(alibi_bias(2, 11)) - added(None) == expected
+
+
+def test_table_bytes_are_those_of_the_tensors():
+    def of(mechanism, **sizes):
+        return complexity.cost(mechanism, **sizes).table_bytes
+
+    sinusoids = PositionalEncoding(13, max_len=31)
+    assert of("sinusoidal-encoding", batch=2, n=7, d_model=13, max_len=31) == sinusoids.pe.nbytes
+    assert of("sinusoidal-encoding", batch=2, n=7, d_model=13) == PositionalEncoding(13, 7).pe.nbytes
+    assert of("learned-encoding", batch=2, n=7, d_model=13, max_len=31) == 0
+    turn = RotaryEmbedding(10)
+    turn(torch.zeros(2, 3, 7, 10))
+    assert of("rotary-embedding", batch=2, n=7, d_model=30, num_heads=3) == turn.cache.nbytes
+    assert of("alibi-bias", batch=2, n=7, num_heads=3) == alibi_bias(3, 7).nbytes
+    assert of("multi-head-attention", batch=2, n_q=7, d_model=30, num_heads=3) == 0
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "sizes", "message"),
+    [
+        ("sinusoidal-encoding", {"d_model": 6, "max_len": 4}, "n must be at most max_len = 4, got 5"),
+        ("learned-encoding", {"d_model": 6, "max_len": 4}, "n must be at most max_len = 4, got 5"),
+        ("rotary-embedding", {"d_model": 6, "num_heads": 2}, "even, got d_model = 6 and num_heads = 2"),
+        ("rotary-embedding", {"d_model": 6, "num_heads": 4}, "num_heads must divide d_model"),
+    ],
+)
+def test_positions_refuse_what_the_modules_would_refuse(mechanism, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        complexity.cost(mechanism, batch=1, n=5, **sizes)
 
 
 @pytest.mark.parametrize(

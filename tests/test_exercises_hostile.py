@@ -1,6 +1,7 @@
 """Candidates that misbehave get a clear message and leave nothing behind."""
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -49,6 +50,18 @@ def _state():
         "environment": {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
         "directory": os.getcwd(),
         "patched": (torch.softmax, nn.functional.softmax, nn.Linear.forward, __builtins__["isinstance"]),
+        "modules": (
+            nn.Softmax.forward,
+            nn.LayerNorm.forward,
+            nn.Dropout.forward,
+            torch.autograd.grad,
+            torch.linalg.norm,
+            random.random,
+            np.random.rand,
+            time.time,
+            time.monotonic,
+            time.sleep,
+        ),
         "tensor": {n: v for n, v in vars(torch.Tensor).items() if callable(v)},
         "stack": threading.stack_size(),
     }
@@ -118,6 +131,20 @@ def fiddles(*args):
     return plain(*args)
 
 
+def patches_modules(*args):
+    nn.Softmax.forward = nn.LayerNorm.forward = nn.Dropout.forward = lambda self, x: x
+    torch.autograd.grad = torch.linalg.norm = lambda *a, **k: None
+    random.random = np.random.rand = time.time = lambda *a: 4
+    return plain(*args)
+
+
+def patches_in_the_backward_pass(*args):
+    output, weights = plain(*args)
+    if output.requires_grad:
+        output.register_hook(lambda grad: setattr(torch, "softmax", None))
+    return output, weights
+
+
 @pytest.mark.parametrize("candidate", [seeds, fiddles])
 def test_a_right_answer_that_seeds_or_sets_something_passes_and_it_is_put_back(candidate):
     assert check(candidate).passed is True
@@ -131,6 +158,12 @@ def test_a_right_answer_that_seeds_or_sets_something_passes_and_it_is_put_back(c
         (sets_device, "changes-default-device", "default device"),
         (patches_softmax, "patches-library", "softmax"),
         (patches_builtins, "patches-library", "builtins.isinstance"),
+        (
+            patches_modules,
+            "patches-library",
+            "`Softmax.forward`, `numpy.random.rand`, `random.random`, `time.time`",
+        ),
+        (patches_in_the_backward_pass, "patches-library", "torch.softmax"),
     ],
 )
 def test_a_global_change_is_named_and_undone(candidate, diagnosis, word):
@@ -247,6 +280,30 @@ def test_what_comes_back_is_named_when_it_is_of_the_wrong_kind(diagnosis):
 def test_an_answer_of_no_use_is_wrong_whatever_it_says_of_itself(candidate):
     verdict = check(candidate)
     assert verdict.passed is False and verdict.diagnosis and len(verdict.message) > 20
+
+
+def _holding_itself(kind, times):
+    value = kind()
+    value.extend([value] * times) if kind is list else value.update({i: value for i in range(times)})
+    return value
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_result_that_holds_itself_is_wrong_and_takes_no_time(kind, times):
+    start = time.monotonic()
+    verdict = check(lambda *a: _holding_itself(kind, times))
+    assert (verdict.passed, verdict.diagnosis) == (False, "wrong-type")
+    assert check(lambda *a: (plain(*a)[0], _holding_itself(kind, times))).diagnosis == "wrong-type"
+    assert time.monotonic() - start < 5  # a thousand to the fourth power would take hours
+
+
+def test_no_more_is_kept_of_a_result_than_there_is_room_for():
+    def count(seen):
+        return 1 + sum(count(item) for item in seen.items)
+
+    assert count(see(_holding_itself(list, 1000))) == 1001 == count(see([[0] * 50] * 50))
+    assert count(see([torch.zeros(2), [1, 2], {"a": 3}])) == 7
 
 
 def test_a_value_is_written_down_without_asking_it_anything():
@@ -367,6 +424,65 @@ def test_parameters_that_get_no_gradient_are_told():
     assert check(Cut, get("multi-head-attention")).diagnosis == "cuts-gradient"
 
 
+class Leaves(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, error):
+        ctx.error = error
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise ctx.error
+
+
+def leaves_by_a_hook(error):
+    def candidate(*args):
+        output, weights = plain(*args)
+        if output.requires_grad:
+            output.register_hook(lambda grad: sys.exit(1))
+        return output, weights
+
+    return candidate
+
+
+def leaves_by_a_function(error):
+    def candidate(*args):
+        output, weights = plain(*args)
+        return Leaves.apply(output, error), weights
+
+    return candidate
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize("form", [leaves_by_a_hook, leaves_by_a_function])
+def test_who_exits_in_the_backward_pass_stays_inside_the_check(form, error):
+    verdict = check(form(error))
+    assert (verdict.passed, verdict.diagnosis) == (False, "breaks-autograd")
+    assert type(error).__name__ in verdict.message or form is leaves_by_a_hook
+
+
+class ExitsInTorch(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise SystemExit
+
+
+class ExitsInNumpy(np.ndarray):
+    @property
+    def size(self):
+        raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "result",
+    [torch.zeros(2, 1).as_subclass(ExitsInTorch), np.zeros(3).view(ExitsInNumpy)],
+    ids=["torch", "numpy"],
+)
+def test_a_result_that_exits_when_it_is_looked_at_stays_inside_the_check(result):
+    assert check(lambda *a: result).passed is False
+    assert check(lambda *a: (result, plain(*a)[1])).passed is False
+
+
 # ------------------------------------------------------------------------------------------------------ no end
 
 
@@ -395,6 +511,13 @@ def endless_and_very_stubborn(*args):
 
 def sleeps(*args):
     time.sleep(4)
+
+
+def stops_the_clock(*args):
+    time.monotonic = lambda: 0.0
+    time.sleep = lambda seconds: None
+    while True:
+        pass
 
 
 def recurses(*args):
@@ -426,7 +549,9 @@ def hoards(*args):
         kept.append(torch.ones(1_000_000))
 
 
-@pytest.mark.parametrize("candidate", [endless, endless_and_stubborn, endless_and_very_stubborn, sleeps])
+@pytest.mark.parametrize(
+    "candidate", [endless, endless_and_stubborn, endless_and_very_stubborn, sleeps, stops_the_clock]
+)
 def test_no_progress_is_given_up(candidate):
     start = time.monotonic()
     verdict = check(candidate)
@@ -516,6 +641,36 @@ def test_the_line_that_raised_is_shown():
         return q @ k, v
 
     assert "`return q @ k, v`" in check(candidate).message
+
+
+def test_an_operation_that_torch_lacks_is_not_taken_for_the_stub():
+    def asks_too_much(*args):
+        return torch.ones(2, 2, dtype=torch.bool).softmax(-1)
+
+    @functools.wraps(lambda *args: None)  # what it wraps does no work, but it does
+    def wrapped(*args):
+        return asks_too_much(*args)
+
+    for candidate in (asks_too_much, wrapped):
+        verdict = check(candidate)
+        assert (verdict.passed, verdict.diagnosis) == (False, "raises")
+        assert "dtype" in verdict.message and "still in it" not in verdict.message
+
+    def begun(q, k, v, mask=None):
+        q @ k.mT
+        raise NotImplementedError("the rest")
+
+    assert "still in it" in check(begun).message
+
+
+def test_an_error_elsewhere_is_no_reason_to_name_a_mistake_that_fails_otherwise():
+    """Only an odd width fails with an error, as it does for many; but nothing that it returns is right."""
+
+    def encode(max_len, d_model):
+        table = torch.zeros(max_len, d_model)
+        table[:, 1::2] = torch.zeros(max_len, (d_model + 1) // 2)
+
+    assert check(encode, get("sinusoidal-encoding")).diagnosis == "returns-none"
 
 
 def test_exit_input_and_breakpoint_do_not_reach_the_session():

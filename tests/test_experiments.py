@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from attn_course import data
-from attn_course.experiments import chapter1, core
+from attn_course.experiments import chapter1, chapter2, core
 from attn_course.experiments.__main__ import main
+from attn_course.training import seeded
 
 
 def experiment(log: list[int], **changes) -> core.Experiment:
@@ -149,3 +150,213 @@ def test_the_model_never_looks_ahead():
     a, b = model(tokens)[0], model(changed)[0]
     torch.testing.assert_close(a[:, :7], b[:, :7])
     assert not a[:, 7:].allclose(b[:, 7:])
+
+
+# --- Chapter 2 ------------------------------------------------------------------------------------------
+
+
+def test_five_back_asks_for_the_letter_five_places_before():
+    tokens, targets, asked = chapter2.five_back(3, 13, torch.Generator().manual_seed(0))
+    assert tokens.unique().tolist() == list(range(chapter2.LETTERS))
+    assert asked.equal((torch.arange(13) >= 5).expand(3, 13))
+    assert targets[:, 5:].equal(tokens[:, :8]) and not targets[:, :5].any()
+    assert chapter2.five_back_source(tokens)[1].tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_flip_flop_asks_each_read_for_the_bit_written_last():
+    write_0, write_1, ignore_0, ignore_1, read = range(5)
+    story = [write_1, ignore_0, read, ignore_0, write_0, ignore_1, read, read, write_1, write_1, read]
+    source = chapter2.flip_flop_source(torch.tensor([story, story[4:] + [read] * 4]))
+    assert source.tolist() == [[0, 0, 0, 0, 4, 4, 4, 4, 8, 9, 9], [0, 0, 0, 0, 4, 5, 5, 5, 5, 5, 5]]
+
+    tokens, targets, asked = chapter2.flip_flop(31, 97, torch.Generator().manual_seed(0))
+    assert asked.equal(tokens == read) and (tokens[:, 0] <= write_1).all()
+    for row, answers, questions in zip(tokens.tolist(), targets.tolist(), asked.tolist(), strict=True):
+        memory = None
+        for token, answer, question in zip(row, answers, questions, strict=True):
+            memory = token if token <= write_1 else memory
+            assert answer == (memory if question else 0)
+    often = tokens[:, 1:].flatten().bincount(minlength=5) / tokens[:, 1:].numel()
+    assert often[:2].sum().item() == pytest.approx(chapter2.WRITE, abs=0.02)
+    assert often[read].item() == pytest.approx(chapter2.READ, abs=0.03)
+
+
+@pytest.mark.parametrize("encoding", chapter2.ENCODINGS)
+def test_a_tagging_model_answers_everywhere_and_never_looks_ahead(encoding):
+    torch.manual_seed(0)
+    model = chapter2.TaggingModel(7, 3, encoding=encoding, d_model=24, num_heads=2, max_len=19).eval()
+    tokens = torch.randint(7, (2, 17), generator=torch.Generator().manual_seed(1))
+    changed = tokens.clone()
+    changed[:, 11:] = (changed[:, 11:] + 1) % 7
+    logits, none = model(tokens)
+    weighed, weights = model(tokens, need_weights=True)
+    assert logits.shape == (2, 17, 3) and none == []
+    assert [w.shape for w in weights] == [(2, 2, 17, 17)] * 2
+    torch.testing.assert_close(logits, weighed)
+    after = model(changed)[0]
+    torch.testing.assert_close(logits[:, :11], after[:, :11])
+    assert not logits[:, 11:].allclose(after[:, 11:])
+    torch.testing.assert_close(logits[:, :5], model(tokens[:, :5])[0])  # a cut sequence is a shorter sequence
+
+
+@pytest.mark.parametrize("encoding", chapter2.ENCODINGS)
+def test_only_a_table_notices_where_the_sequence_starts(encoding):
+    torch.manual_seed(0)
+    model = chapter2.TaggingModel(7, 3, encoding=encoding, d_model=24, num_heads=2, max_len=19).eval()
+    tokens = torch.randint(7, (2, 11), generator=torch.Generator().manual_seed(1))
+    moved = model(tokens, start=8)[0].allclose(model(tokens)[0], rtol=0, atol=1e-6)
+    assert moved == (encoding not in ("sinusoidal", "learned"))
+
+
+def test_the_five_encodings_tell_order_apart_where_nothing_else_can():
+    # With the last token's neighbours swapped, one layer without positions gives it the same answer.
+    tokens = torch.tensor([[0, 1, 2, 3, 4]])
+    for encoding in chapter2.ENCODINGS:
+        torch.manual_seed(0)
+        model = chapter2.TaggingModel(5, 3, encoding=encoding, d_model=24, num_heads=2, num_layers=1).eval()
+        blind = model(tokens)[0][:, -1].allclose(model(tokens[:, [2, 0, 3, 1, 4]])[0][:, -1], atol=1e-5)
+        assert blind == (encoding == "none")
+
+
+def test_an_unknown_encoding_is_told_the_known_ones():
+    with pytest.raises(ValueError, match=r"none, sinusoidal, learned, rotary, alibi, got 'rotery'"):
+        chapter2.TaggingModel(5, 3, encoding="rotery")
+
+
+def test_a_random_start_trains_rows_beyond_the_training_length():
+    def moved(random_start):
+        with seeded(0):
+            fresh = chapter2.TaggingModel(8, 8, encoding="learned", max_len=64).positions.weight.clone()
+        model, _ = chapter2.train_tagging_model(
+            "five-back", "learned", 0, learning_rate=0.01, steps=5, batch_size=2, length=8, max_len=64,
+            random_start=random_start,
+        )  # fmt: skip
+        # weight decay alone shrinks an untrained row without turning it
+        return 1 - torch.cosine_similarity(model.positions.weight, fresh) > 1e-4
+
+    assert moved(False).nonzero().flatten().tolist() == list(range(8))
+    assert moved(True)[8:].any()
+
+
+def test_where_hand_made_heads_look_is_exact():
+    n, trained = 24, 6
+    tokens = torch.zeros(2, n, dtype=torch.long)
+    source = chapter2.five_back_source(tokens)
+    asked = torch.arange(n).expand(2, n) >= 5
+    right = torch.eye(n)[source].clone()
+    first = torch.zeros(2, n, n)
+    first[..., 0] = 1
+    five, start = chapter2.head_habits(
+        [torch.stack([right, first], dim=1)], source, asked, trained=trained, near=7
+    )
+    assert (five["layer"], five["head"], start["head"]) == (0, 0, 1)
+    assert (five["source_weight"], five["far_weight"], five["by_distance"]) == (1, 0, [0, 0, 0, 0, 0, 1, 0])
+    assert (start["source_weight"], start["far_weight"], start["by_distance"]) == (0, 1, [0] * 7)
+
+
+class Oracle(nn.Module):
+    """Knows five back up to a position, and flip-flop up to a distance; says 0, or the other bit, beyond."""
+
+    def __init__(self, task, *, position=256, distance=256):
+        super().__init__()
+        self.task, self.position, self.distance = chapter2.TASKS[task], position, distance
+        self.anywhere = nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens, *, need_weights=False):
+        at = torch.arange(tokens.shape[1])
+        source = self.task.source(tokens)
+        there = tokens.gather(1, source)
+        guess = torch.where(at - source < self.distance, there, 1 - there) * (at < self.position)
+        weights = nn.functional.one_hot(source, len(at)).float()[:, None]
+        return nn.functional.one_hot(guess, 8).float(), [weights] if need_weights else []
+
+
+def test_an_oracle_is_always_right_and_a_blind_one_is_at_chance():
+    found = chapter2.examine(Oracle("five-back"), "five-back", [32, 64])
+    assert found["accuracy"] == found["accuracy_end"] == [1, 1] and found["by_position"] == [1] * 8
+    assert found["by_distance"] == [1, None, None, None, None]
+    assert found["look"]["source_weight"] == [1, 1] and found["look"]["by_distance"][1][5] == 1
+
+    found = chapter2.examine(Oracle("five-back", position=32), "five-back", [32, 64])
+    assert found["accuracy_end"] == [1, pytest.approx(1 / 8, abs=0.02)]
+    assert found["accuracy"][1] == pytest.approx((27 + 32 / 8) / 59, abs=0.02)
+    assert found["by_position"][:4] == [1] * 4 and max(found["by_position"][4:]) < 0.2
+
+
+def test_a_model_that_forgets_after_sixteen_places_is_seen_to_do_so():
+    found = chapter2.examine(Oracle("flip-flop", distance=16), "flip-flop", [32, 128])
+    assert found["by_distance"] == [1, 1, 0, 0, 0]
+
+
+def small(name: str, **changes) -> dict:
+    return {
+        **core.get(name).settings,
+        "length": 8,
+        "lengths": [8, 16],
+        "steps": 2,
+        "batch_size": 2,
+        **changes,
+    }
+
+
+def test_two_steps_of_every_experiment_return_the_recorded_keys():
+    def keys(outcome):
+        return {k: keys(v) for k, v in outcome.items()} if isinstance(outcome, dict) else None
+
+    rates = {"learning_rates": [0.01], "d_model": 8, "num_heads": 2, "num_layers": 1}
+    remedies = {
+        name: {**remedy, "changes": {key: min(value, 2) for key, value in remedy["changes"].items()}}
+        for name, remedy in chapter2.REMEDIES.items()
+    }
+    for name, changes in (
+        ("length-generalisation", {}),
+        ("length-generalisation-rates", rates),
+        ("length-generalisation-remedies", {"remedies": remedies}),
+    ):
+        outcome, model = core.get(name).run(3, **small(name, **changes))
+        assert model is None and json.loads(json.dumps(outcome)) == outcome
+        recorded = {k: v for k, v in core.load(name).runs[0].items() if k not in ("seed", "seconds")}
+        assert keys(outcome) == keys(recorded)
+
+
+def test_a_run_is_the_same_again_from_its_seed():
+    settings = small("length-generalisation", learning_rates={"flip-flop": {"rotary": 0.01}})
+    first, second, other = (chapter2.run_length_generalisation(seed, **settings)[0] for seed in (3, 3, 4))
+    for outcome in (first, second, other):
+        del outcome["flip-flop"]["rotary"]["seconds"]
+    assert first == second != other
+
+
+def test_the_best_rate_is_the_one_with_the_best_mean_over_lengths_and_the_larger_of_equals():
+    rates = [0.1, 0.2, 0.3]
+    clear = [[1.0, 0.2], [0.9, 0.6], [1.0, 0.1]]
+    tied = [[1.0, 0.5], [0.9999, 0.5], [0.7, 0.5]]
+    run = {
+        task: {encoding: tied if encoding == "rotary" else clear for encoding in chapter2.ENCODINGS}
+        for task in chapter2.TASKS
+    }
+    best = chapter2.best_rates(core.Record("", {"learning_rates": rates}, "", {}, 1, [run, run]))
+    assert best["flip-flop"] == {encoding: 0.2 for encoding in chapter2.ENCODINGS}
+    best = chapter2.best_rates(core.Record("", {"learning_rates": rates[::-1]}, "", {}, 1, [run]))
+    assert best["five-back"]["rotary"] == 0.3 and best["five-back"]["alibi"] == 0.2
+
+
+def test_the_rates_in_use_are_the_best_of_the_recorded_search():
+    search = core.load("length-generalisation-rates")
+    assert chapter2.best_rates(search) == chapter2.LEARNING_RATES
+    used = core.get("length-generalisation").seeds + core.get("length-generalisation-remedies").seeds
+    assert not set(used) & set(search.values("seed"))
+
+
+def test_the_records_of_chapter_2_hold_every_length():
+    record = core.load("length-generalisation")
+    lengths = record.settings["lengths"]
+    for run in record.runs:
+        for task in chapter2.TASKS:
+            assert tuple(run[task]) == chapter2.ENCODINGS
+            for found in run[task].values():
+                assert len(found["accuracy"]) == len(found["accuracy_end"]) == len(lengths)
+                assert len(found["look"]["far_weight"]) == len(found["look"]["source_weight"]) == len(lengths)
+                assert len(found["by_position"]) == lengths[-1] // 8
+                assert found["accuracy"][0] == found["accuracy_end"][0]
+                assert found["curve"][-1][0] == found["steps"] == record.settings["steps"]

@@ -1,4 +1,5 @@
 import matplotlib
+import pandas as pd
 import pytest
 import torch
 
@@ -46,3 +47,52 @@ def test_the_house_style_leaves_torch_alone_and_sets_a_white_ground():
     with matplotlib.rc_context():
         plots.use_house_style()
         assert matplotlib.rcParams["savefig.facecolor"] == "white"
+
+
+def test_a_logarithmic_map_shows_what_is_exactly_zero_as_nothing_and_the_rest_relative_to_the_largest():
+    values = torch.tensor([[0.0, 2.0], [0.002, 1e-9]])
+    figure = plots.log_maps([values], ["a"], floor=1e-4)
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.mask.tolist() == [[True, False], [False, False]]
+    assert shown.compressed().tolist() == pytest.approx([1.0, 1e-3, 1e-4])
+
+
+def test_a_map_of_numbers_writes_whole_numbers_short_and_has_a_scale_for_each_group():
+    groups = {
+        "in": [torch.tensor([[8.0, 0.5]]), torch.tensor([[1.0, 2.0]])],
+        "out": [torch.tensor([[0.25, 0.1]])],
+    }
+    figure = plots.number_maps(groups)
+    first, second, third = figure.axes
+    assert [text.get_text() for text in first.texts] == ["8", "0.50"]
+    assert [axis.images[0].get_clim()[1] for axis in (first, second, third)] == pytest.approx(
+        [8.0, 8.0, 0.25]
+    )
+
+
+def test_pictures_are_drawn_in_colour_cut_to_their_range_without_a_word_and_maps_from_zero(caplog):
+    figure = plots.pictures([torch.full((3, 2, 2), 1.5), torch.rand(2, 2)], ["a", "b"], mark=(1, 0))
+    assert figure.axes[0].images[0].get_array().max() == 1 and not caplog.records
+    assert figure.axes[1].images[0].get_clim()[0] == 0
+    assert [line.get_xydata().tolist() for line in figure.axes[0].lines] == [[[0.0, 1.0]]]
+
+
+def test_dots_stand_in_their_rows_with_a_bar_at_their_mean_and_a_grey_one_at_chance():
+    table = pd.DataFrame(
+        {"network": ["CBAM", "CBAM"], "map": ["gate", "gate"], "above": [0.5, 0.9], "chance": [0.4, 0.6]}
+    )
+    _, grid, (chart,) = plots.pictures_and_charts(2, 3, 1)
+    assert (len(grid), len(grid[0])) == (2, 3)
+    plots.dots_and_means(chart, table, x="above", y="map", hue="network", chance="chance", legend=False)
+    assert sorted(chart.collections[0].get_offsets()[:, 0].tolist()) == [0.5, 0.9]
+    assert [line.get_xdata()[0] for line in chart.lines if len(line.get_xdata())] == pytest.approx([0.5, 0.7])
+    assert chart.get_xlabel() == "above"
+
+
+def test_before_and_after_share_a_scale_that_is_white_at_one():
+    before, after = {"x": torch.full((2, 3), 0.5)}, {"x": torch.full((2, 3), 0.25)}
+    figure = plots.before_and_after(torch.rand(2, 3), before, after, ["X"])
+    images = [
+        axis.images[0] for axis in figure.axes if axis.images and axis.images[0].get_cmap().name == "RdBu"
+    ]
+    assert [image.norm(1.0) for image in images] == [0.5, 0.5]

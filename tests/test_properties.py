@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn_course.cnn import CBAM, ChannelAttention, SelfAttention2D, SpatialAttention
-from attn_course.positional import PositionalEncoding
+from attn_course.positional import (
+    LearnedPositionalEncoding,
+    PositionalEncoding,
+    RotaryEmbedding,
+    alibi_bias,
+    apply_rotary,
+)
 from attn_course.transformer import (
     MultiHeadAttention,
     TransformerBlock,
@@ -192,7 +198,23 @@ MECHANISMS = {
         lambda module, x: module(x, is_causal=True)[0],
         3,
     ),
+    "MultiHeadAttention, rotary": (
+        lambda: MultiHeadAttention(16, 2),
+        lambda module, x: _attend(module, x, rotary=RotaryEmbedding(8), is_causal=True),
+        3,
+    ),
+    "MultiHeadAttention, ALiBi": (
+        lambda: MultiHeadAttention(16, 2),
+        lambda module, x: _attend(module, x, bias=alibi_bias(2, x.shape[1]), need_weights=False),
+        3,
+    ),
     "PositionalEncoding": (lambda: PositionalEncoding(16), lambda module, x: module(x), 3),
+    "LearnedPositionalEncoding": (
+        lambda: LearnedPositionalEncoding(16, 40),
+        lambda module, x: module(x),
+        3,
+    ),
+    "RotaryEmbedding": (lambda: RotaryEmbedding(16), lambda module, x: module(x), 3),
     "sliding_window_attention": (
         torch.nn.Identity,
         lambda module, x: sliding_window_attention(x, x, x, 2),
@@ -254,6 +276,47 @@ def test_without_positions_reordered_tokens_are_reordered(name, n, seed):
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     dim = 1 if rank == 3 else 2
     close(call(module, x.index_select(dim, order)), call(module, x).index_select(dim, order))
+
+
+ENCODINGS = {
+    "none": lambda n: (lambda x: x, {}),
+    "sinusoidal": lambda n: (PositionalEncoding(16, n), {}),
+    "learned": lambda n: (LearnedPositionalEncoding(16, n), {}),
+    "rotary": lambda n: (lambda x: x, {"rotary": RotaryEmbedding(8)}),
+    "ALiBi": lambda n: (lambda x: x, {"bias": alibi_bias(2, n)}),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@settings(modest, max_examples=8)
+@given(st.integers(3, 12), seeds, ways)
+def test_with_positions_the_order_counts_and_without_it_does_not(encoding, n, seed, need_weights):
+    module, _, _ = build("MultiHeadAttention", seed, torch.float64)
+    x = 3 * tokens(3, 2, n, torch.float64, seed)
+    order = torch.arange(n).roll(1)
+    add, given = ENCODINGS[encoding](n)
+
+    def attend(x):
+        return _attend(module, add(x), need_weights=need_weights, **given)
+
+    moved = (attend(x[:, order]) - attend(x)[:, order]).abs().max()
+    assert moved < 1e-11 if encoding == "none" else moved > 1e-5
+
+
+@modest
+@given(st.integers(1, 9), st.integers(1, 20), st.integers(-50, 50), dtypes, st.booleans(), seeds)
+def test_turning_everything_further_changes_no_score(half, n, further, dtype, halves, seed):
+    generator = torch.Generator().manual_seed(seed)
+    q, k = (torch.randn(n, 2 * half, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+    positions, pairing = torch.arange(n), "halves" if halves else "neighbours"
+
+    def scores(positions):
+        turned = (apply_rotary(x.double(), positions, pairing=pairing) for x in (q, k))
+        return next(turned) @ next(turned).T
+
+    close(scores(positions + further), scores(positions))
+    turned = apply_rotary(q, positions + further, pairing=pairing)
+    close(turned.double().norm(dim=-1).to(dtype), q.double().norm(dim=-1).to(dtype))
 
 
 @settings(modest, max_examples=12)

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attn_course import textbook
+from attn_course.positional import RotaryEmbedding, alibi_bias, apply_rotary
 from attn_course.transformer import (
     MultiHeadAttention,
     TransformerBlock,
@@ -167,8 +168,13 @@ def test_any_number_of_leading_dimensions_and_any_value_width(lead, need_weights
 @pytest.mark.parametrize("sizes", [(0, NK), (N, 0), (0, 0)])
 def test_no_queries_give_nothing_and_no_keys_give_zeros(sizes, need_weights):
     q, k, v = qkv(n_q=sizes[0], n_k=sizes[1])
-    for mask in (None, torch.ones(*sizes, dtype=torch.bool)):
-        output, weights = scaled_dot_product_attention(q, k, v, mask, need_weights=need_weights)
+    for mask, bias in (
+        (None, None),
+        (torch.ones(*sizes, dtype=torch.bool), None),
+        (None, torch.ones(H, *sizes)),
+        (torch.ones(*sizes, dtype=torch.bool), torch.ones(H, *sizes)),
+    ):
+        output, weights = scaled_dot_product_attention(q, k, v, mask, bias=bias, need_weights=need_weights)
         assert output.shape == (B, H, sizes[0], DK) and (output == 0).all()
         assert weights is None or weights.shape == (B, H, *sizes)
 
@@ -539,6 +545,12 @@ def function(q=(B, N, DK), k=(B, NK, DK), v=(B, NK, DK), mask=None, **keywords):
         (lambda: attend(bias=torch.zeros(B, N, NK)), r"bias of shape \(2, 7, 11\).*bias\[:, None\]"),
         (lambda: attend(bias=torch.zeros(B, NK)), r"bias of shape \(2, 11\).*bias\[:, None, None, :\]"),
         (lambda: attend(bias=torch.ones(N, NK, dtype=torch.bool)), "bool.*mask="),
+        (lambda: attend(rotary=lambda x: x[..., :4]), r"rotary.*queries \(2, 3, 7, 5\), got \(2, 3, 7, 4\)"),
+        (
+            lambda: attend(rotary=lambda x: x[:, :1] if x.shape[2] == NK else x),
+            r"keys \(2, 3, 11, 5\), got \(2, 1, 11, 5\)",
+        ),
+        (lambda: attend(rotary=RotaryEmbedding(14)), r"d_k = 14\), got \(2, 3, 7, 5\)"),
         (lambda: function(q=(DK,)), r"\(5,\)"),
         (lambda: function(k=(3, NK, DK)), r"leading.*\(2, 7, 5\).*\(3, 11, 5\)"),
         (lambda: function(k=(B, NK, DK + 1)), r"d_k.*\(2, 11, 6\)"),
@@ -613,6 +625,170 @@ def test_mask_bias_and_causality_reach_the_attention(name):
         output, weights = call(module, x, mask, bias=bias, is_causal=True, **keywords)
         close(output, expected[0])
         assert weights is None if keywords else torch.equal(weights, expected[1])
+
+
+# --- positions in the attention: rotary and ALiBi --------------------------------------------------------
+
+WIDE = H * 14  # heads of an even width, which turn in pairs
+
+
+def turned(name, **keywords):
+    """As `make`, but as wide as rotary needs it, in eval mode."""
+    if name == "MultiHeadAttention":
+        attention = MultiHeadAttention(WIDE, H, **keywords).eval()
+        return attention, lambda module, x, *args, **kw: module(x, x, x, *args, **kw)
+    block = TransformerBlock(WIDE, H, 17, norm_first=name == "pre-norm", **keywords).eval()
+    return block, lambda module, x, *args, **kw: module(x, *args, **kw)
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_rotary_turns_the_heads_of_queries_and_keys_and_leaves_the_values(need_weights):
+    attention = MultiHeadAttention(WIDE, H).eval()
+    q, k, v = torch.randn(B, N, WIDE), torch.randn(B, NK, WIDE), torch.randn(B, NK, WIDE)
+    heads = [
+        apply_rotary(split_heads(attention.w_q(q), H), torch.arange(N)),
+        apply_rotary(split_heads(attention.w_k(k), H), torch.arange(NK)),
+        split_heads(attention.w_v(v), H),
+    ]
+    expected, expected_weights = scaled_dot_product_attention(*heads)
+    output, weights = attention(q, k, v, rotary=RotaryEmbedding(14), need_weights=need_weights)
+    close(output, attention.w_o(merge_heads(expected)))
+    if need_weights:
+        close(weights, expected_weights)
+
+
+@every_module
+def test_rotary_reaches_the_attention_and_without_it_every_bit_stays(name):
+    module, call = turned(name)
+    x, mask, rotary = torch.randn(B, N, WIDE), padding_mask(torch.tensor([N, 4]), N), RotaryEmbedding(14)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    for keywords in ({}, {"is_causal": True}, {"need_weights": False}, {"bias": alibi_bias(H, N)}):
+        plain, weights = call(module, x, mask, **keywords)
+        same, same_weights = call(module, x, mask, rotary=lambda heads: heads, **keywords)
+        assert torch.equal(same, plain)
+        assert weights is None or torch.equal(same_weights, weights)
+        different, _ = call(module, x, mask, rotary=rotary, **keywords)
+        assert not torch.allclose(different, plain)
+        close(different, call(module, x, mask, rotary=rotary, **keywords | {"need_weights": True})[0])
+    after = module.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
+
+
+@every_module
+@pytest.mark.parametrize("encoding", ["rotary", "alibi"])
+def test_positions_in_the_attention_make_the_order_count(name, encoding):
+    module, call = turned(name)
+    module.double()
+    x, order = torch.randn(B, N, WIDE, dtype=torch.float64), torch.tensor([3, 0, 6, 2, 5, 1, 4])
+    given = {"rotary": RotaryEmbedding(14)} if encoding == "rotary" else {"bias": alibi_bias(H, N)}
+    close(call(module, x[:, order])[0], call(module, x)[0][:, order])
+    moved = call(module, x[:, order], **given)[0] - call(module, x, **given)[0][:, order]
+    assert moved.abs().max() > 1e-4
+    # Both look at distances alone: in front of the same tokens, hidden ones change nothing.
+    longer = torch.cat([torch.randn(B, 4, WIDE, dtype=torch.float64), x], dim=1)
+    hidden = torch.arange(4 + N) >= 4
+    if encoding == "alibi":
+        given = {"bias": alibi_bias(H, 4 + N)}
+    shifted, _ = call(module, longer, hidden, **given)
+    expected = call(module, x, **(given if encoding == "rotary" else {"bias": alibi_bias(H, N)}))[0]
+    close(shifted[:, 4:], expected)
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("encoding", ["rotary", "alibi"])
+def test_the_last_queries_alone_give_the_last_rows_of_the_whole_pass(encoding, need_weights):
+    attention = MultiHeadAttention(WIDE, H).double().eval()
+    x = torch.randn(B, NK, WIDE, dtype=torch.float64)
+
+    def attend(n_q, n_k):
+        given = {"rotary": RotaryEmbedding(14)} if encoding == "rotary" else {"bias": alibi_bias(H, n_q, n_k)}
+        query, key = x[:, NK - n_q :], x[:, NK - n_k :]
+        return attention(query, key, key, is_causal=True, need_weights=need_weights, **given)[0]
+
+    whole = attend(NK, NK)
+    for n_q in (1, 2, 10):
+        close(attend(n_q, NK), whole[:, NK - n_q :])
+    # More queries than keys: the first ones see nothing, the others what they would see without them.
+    close(attend(NK, 5)[:, NK - 5 :], attend(5, 5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_q", [N, NK, 13])
+def test_the_fused_kernel_takes_the_alibi_bias_with_every_mask(n_q, dtype):
+    """`NK` keys. Forward and backward, with gradients for the bias where one is learned."""
+    masks = [None, padding_mask(torch.tensor([NK, 4]), NK), torch.rand(B, 1, n_q, NK) > 0.4]
+    masks[2][0, :, 2] = False
+    for mask in masks:
+        for is_causal in (False, True):
+            for learned in (False, True):
+                bias = alibi_bias(H, n_q, NK).requires_grad_(learned)
+                inputs = [*qkv(dtype, n_q=n_q, grad=True), *([bias] if learned else [])]
+                given = {"bias": bias, "is_causal": is_causal}
+                plain, _ = scaled_dot_product_attention(*inputs[:3], mask, **given)
+                fused, _ = scaled_dot_product_attention(*inputs[:3], mask, **given, need_weights=False)
+                close(fused, plain)
+                towards = torch.randn_like(plain)
+                for one, other in zip(
+                    torch.autograd.grad(fused, inputs, towards),
+                    torch.autograd.grad(plain, inputs, towards),
+                    strict=True,
+                ):
+                    assert one.isfinite().all()
+                    close(one, other, dtype)
+    assert torch.equal(bias, alibi_bias(H, n_q, NK)), "and the bias is not written into"
+
+
+@pytest.mark.parametrize("keywords", [{}, {"is_causal": True}, {"mask": torch.arange(67) < 61}])
+def test_a_bias_without_gradient_takes_the_fused_kernel_and_costs_one_copy_of_itself(keywords):
+    n = 67
+    q, bias = torch.randn(B, H, n, DK), alibi_bias(H, n)
+    made, kernels = [], set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            kernels.add(func.overloadpacket.__name__)
+            seen = {
+                t.data_ptr() for t in torch.utils._pytree.tree_leaves(args) if isinstance(t, torch.Tensor)
+            }
+            for t in torch.utils._pytree.tree_leaves(out):
+                if isinstance(t, torch.Tensor) and t.numel() >= H * n * n and t.data_ptr() not in seen:
+                    made.append((func, t.shape))
+            return out
+
+    def watched(bias):
+        made.clear(), kernels.clear()
+        with Watch():
+            scaled_dot_product_attention(q, q, q, bias=bias, need_weights=False, **keywords)
+
+    with torch.no_grad():
+        watched(bias)
+    assert "_scaled_dot_product_flash_attention_for_cpu" in kernels and len(made) == 1, made
+    watched(
+        bias.clone().requires_grad_()
+    )  # torch has no such kernel for a bias that learns: the plain formula
+    assert "_scaled_dot_product_flash_attention_for_cpu" not in kernels and len(made) > 1
+
+
+@pytest.mark.parametrize(("way", "need_weights"), [("compiled", False), ("exported", True)])
+def test_attention_with_positions_compiles_and_exports(way, need_weights):
+    class Positions(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.rotary = MultiHeadAttention(WIDE, H).eval(), RotaryEmbedding(14)
+
+        def forward(self, x):
+            given = {"bias": alibi_bias(H, x.shape[1]), "is_causal": True, "need_weights": need_weights}
+            return self.attention(x, x, x, rotary=self.rotary, **given)[0]
+
+    module, x = Positions(), torch.randn(B, N, WIDE)
+    if way == "compiled":
+        twin = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    else:
+        length = torch.export.Dim("length", min=2, max=4096)
+        twin = torch.export.export(module, (x,), dynamic_shapes=({1: length},)).module()
+    for given in (x, torch.randn(B, 13, WIDE)):
+        close(twin(given), module(given))
 
 
 def test_dropout_changes_the_output_and_keeps_its_mean():
@@ -846,6 +1022,23 @@ def test_on_a_gpu_the_modules_run_in_every_dtype_and_under_autocast(name):
         close(call(module, x, mask)[0], call(module, x, mask, need_weights=False)[0])
         with torch.autocast("cuda", dtype=torch.float16):
             assert call(module, x.float() if dtype != torch.float64 else x, mask)[0].isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_on_a_gpu_positions_give_the_numbers_of_the_definition(dtype):
+    attention = MultiHeadAttention(WIDE, H).to("cuda", dtype).eval()
+    x = torch.randn(B, N, WIDE, device="cuda", dtype=dtype)
+    bias, rotary = alibi_bias(H, N, device="cuda"), RotaryEmbedding(14)
+    exact = copy.deepcopy(attention).double()(
+        *[x.double()] * 3, bias=bias, rotary=RotaryEmbedding(14), is_causal=True
+    )[0]
+    for need_weights in (True, False):
+        output, _ = attention(x, x, x, bias=bias, rotary=rotary, is_causal=True, need_weights=need_weights)
+        assert output.dtype == dtype and rotary.cache.device.type == "cuda"
+        close(output.double(), exact, dtype)
+    heads = torch.randn(B, H, N, 14, device="cuda", dtype=dtype)
+    close(rotary(heads), apply_rotary(heads, torch.arange(N, device="cuda")))
 
 
 def test_attention_agrees_with_torchs_own_function():

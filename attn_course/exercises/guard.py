@@ -23,6 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# As they were when this was loaded: a candidate that replaces them must not hold up its own guard.
+_now, _sleep = time.monotonic, time.sleep
+
 
 class Stop(SystemExit):
     """Raised inside code that is given up. (A ``SystemExit``, so that a thread that ends with it says nothing.)
@@ -122,7 +125,10 @@ _THREAD_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "grad mode": (torch.is_grad_enabled, lambda on: torch._C._set_grad_enabled(on)),
     "default device": (torch.get_default_device, lambda _: torch.set_default_device(None)),
 }
-_WATCHED: tuple[Any, ...] = (torch, F, torch.Tensor, nn.Module, nn.Linear, math, np)
+_WATCHED: tuple[Any, ...] = (
+    torch, F, torch.Tensor, torch.autograd, torch.linalg, nn.Module, nn.Linear, nn.Conv2d, nn.Dropout, nn.LayerNorm,
+    nn.Softmax, math, np, np.random, np.linalg, random, time,
+)  # fmt: skip
 
 
 def _read(settings: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]) -> dict[str, Any]:
@@ -339,7 +345,7 @@ class Job:
     def __init__(self, work: Callable[["Job", Watch], None], limits: Limits) -> None:
         self.work, self.limits = work, limits
         self.ident: int | None = None
-        self.beat = time.monotonic()
+        self.beat = _now()
         self.printed, self.printed_chars, self.overflow = "", 0, False
         self.stopped: str | None = None  # "time", "memory" or "output"
         self.left = False  # whether the work is over, one way or another
@@ -347,7 +353,7 @@ class Job:
 
     def progress(self) -> None:
         """Say that something was finished; what was printed is forgotten."""
-        self.beat = time.monotonic()
+        self.beat = _now()
         self.printed, self.printed_chars = "", 0
 
     def _thread(self, state: State) -> None:
@@ -356,7 +362,7 @@ class Job:
                 if not self.left:
                     self._main(state)
                 sys.settrace(None)
-                time.sleep(0.01 if self.stopped else 0)
+                _sleep(0.01 if self.stopped else 0)
             except Stop:
                 self.left = True
 
@@ -399,13 +405,13 @@ class Job:
 
     def _wait(self, worker: threading.Thread) -> None:
         limits, base = self.limits, _resident_bytes()
-        start = last = time.monotonic()
+        start = last = _now()
         compiled = 0.0
         while True:
             worker.join(0.05)
             if not worker.is_alive():
                 break
-            now = time.monotonic()
+            now = _now()
             if compiled < limits.compile_s and _compiling(self.ident):
                 compiled += now - last
                 start, self.beat = start + now - last, self.beat + now - last
@@ -430,10 +436,10 @@ class Job:
         if not worker.is_alive():
             return
         raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        interval, deadline = sys.getswitchinterval(), time.monotonic() + seconds
+        interval, deadline = sys.getswitchinterval(), _now() + seconds
         sys.setswitchinterval(1e-5)
         try:
-            while not self.left and self.ident is not None and time.monotonic() < deadline:
+            while not self.left and self.ident is not None and _now() < deadline:
                 raise_in(ctypes.c_ulong(self.ident), ctypes.py_object(Stop))
                 worker.join(0.0002)
         finally:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .guard import Job, Limits, Watch
-from .runner import Fault, Observation, Report, Seen, observe_own
+from .runner import Fault, Observation, Report, Seen, is_placeholder, observe_own
 from .task import Case, Inputs, Task, make_inputs
 
 
@@ -88,6 +88,11 @@ def tolerance(dtype: str, terms: int, expected: np.ndarray) -> float:
     return unit * (8 + terms) * max(1.0, float(finite.max()) if finite.size else 1.0)
 
 
+def allowed(case: Case, dtype: str, expected: np.ndarray) -> float:
+    """The largest absolute error that ``case`` forgives."""
+    return tolerance(dtype, case.terms, expected) if case.within is None else case.within
+
+
 def _as_float(data: np.ndarray) -> np.ndarray:
     return data.astype(np.float64) if data.dtype.kind in "fiub" else data
 
@@ -97,9 +102,9 @@ def _differs(seen: np.ndarray, expected: np.ndarray, dtype: str, case: Case) -> 
     if expected.dtype.kind not in "f" and seen.dtype.kind not in "f":
         return seen != expected
     seen, expected = _as_float(seen), _as_float(expected)
-    allowed = tolerance(dtype, case.terms, expected)
+    near_enough = allowed(case, dtype, expected)
     with np.errstate(invalid="ignore"):
-        near = np.abs(seen - expected) <= allowed
+        near = np.abs(seen - expected) <= near_enough
     same = near | (seen == expected) | (np.isnan(seen) & np.isnan(expected))
     return ~same
 
@@ -144,8 +149,8 @@ def _compare(seen: Seen, expected: Seen, where: str, case: Case) -> Problem | No
         text = f"`{where}` is {_kind_name(seen)}; expected {_kind_name(expected)}."
         return Problem("wrong-type", text, where)
     if expected.kind == "float" and isinstance(seen.value, float) and isinstance(expected.value, float):
-        allowed = 1e-6 * max(abs(expected.value), 1e-12)
-        same = seen.value == expected.value or abs(seen.value - expected.value) <= allowed
+        gap = abs(seen.value - expected.value)
+        same = seen.value == expected.value or gap <= 1e-6 * max(abs(expected.value), 1e-12)
     elif expected.kind in ("dict", "other"):
         same = seen == expected
     else:
@@ -187,7 +192,7 @@ _FAULT_GUESSES = (
     ("KeyboardInterrupt", "", "It raised KeyboardInterrupt by itself."),
     ("MemoryError", "", "It asked for more memory than there is."),
     ("NameError", "", "Is a name misspelt, or an import missing?"),
-    ("NotImplementedError", "", "The stub's `raise NotImplementedError` is still in it."),
+    ("RuntimeError", "not implemented for", "torch has no such operation for numbers of that dtype."),
     ("RuntimeError", "view size is not compatible", "`view` needs numbers that lie in order in memory: after a "
      "transpose they do not."),
     ("RuntimeError", "a leaf Variable that requires grad", "It writes into one of its inputs."),
@@ -213,6 +218,8 @@ def _fault_text(fault: Fault) -> str:
 
 
 def _fault_guess(fault: Fault) -> str:
+    if is_placeholder(fault):
+        return "The stub's `raise NotImplementedError` is still in it."
     fits = (guess for kind, part, guess in _FAULT_GUESSES if kind in fault.bases and part in fault.text)
     return next(fits, "")
 
@@ -361,7 +368,7 @@ def diagnose(
 
     A mistake is recognised when the candidate did as it does on every input where it differs from the right
     answer; else, for a mistake that does not come alone, when it explains the first failing call and a third of
-    all of them, three at least.
+    all of them, three at least. Errors alone prove little: they have to explain the first failing call in any case.
     """
     found: list[tuple[bool, int, Mistake, set[str]]] = []
 
@@ -370,7 +377,7 @@ def diagnose(
             differing, matching = _explained(task, seed, candidate, seen, failing[0])
             whole = bool(matching) and matching == differing
             part = failing[0] in matching and len(matching) >= max(3, math.ceil(len(failing) / 3))
-            if whole or part:
+            if (whole or part) and (failing[0] in matching or any(seen[n].fault is None for n in matching)):
                 found.append((whole, len(matching), mistake, matching))
             if whole and len(matching) == len(failing):
                 break  # it explains everything: none does better

@@ -109,9 +109,13 @@ def _see_tensor(value: torch.Tensor) -> Seen:
 _FLOAT8 = tuple(getattr(torch, n) for n in dir(torch) if n.startswith("float8_"))
 
 
-def see(value: Any, depth: int = 0) -> Seen:
-    """``value`` as plain data. Calls nothing of its own: no ``__eq__``, no ``__len__``, no ``__repr__``."""
+def see(value: Any, depth: int = 0, room: Iterator[int] | None = None) -> Seen:
+    """``value`` as plain data. Calls nothing of its own: no ``__eq__``, no ``__len__``, no ``__repr__``.
+
+    ``room`` runs out after as many items as are kept, however they are nested: a list may hold itself.
+    """
     kind = type(value)
+    room = iter(range(_MOST_ITEMS)) if room is None else room
     try:
         if issubclass(kind, torch.Tensor):
             return _see_tensor(value)
@@ -129,14 +133,13 @@ def see(value: Any, depth: int = 0) -> Seen:
             return Seen(kind.__name__, kind.__name__, value=text)
         if depth < 4 and issubclass(kind, tuple | list):
             base = tuple if issubclass(kind, tuple) else list
-            some = list(base.__iter__(value))[:_MOST_ITEMS]
-            return Seen(base.__name__, _type_name(value), items=tuple(see(v, depth + 1) for v in some))
+            some = [v for v, _ in zip(base.__iter__(value), room)]  # noqa: B905
+            return Seen(base.__name__, _type_name(value), items=tuple(see(v, depth + 1, room) for v in some))
         if depth < 4 and issubclass(kind, dict):
-            pairs = list(dict.items(value))[:_MOST_ITEMS]
+            pairs = [pair for pair, _ in zip(dict.items(value), room)]  # noqa: B905
             keys = tuple(k if type(k) is str else _type_name(k) for k, _ in pairs)
-            return Seen(
-                "dict", _type_name(value), keys=keys, items=tuple(see(v, depth + 1) for _, v in pairs)
-            )
+            items = tuple(see(v, depth + 1, room) for _, v in pairs)
+            return Seen("dict", _type_name(value), keys=keys, items=items)
     except Exception:
         return Seen("other", _type_name(value))
     if inspect.iscoroutine(value):
@@ -157,6 +160,14 @@ def see_fault(error: BaseException) -> Fault:
         if not any(part in name for part in ("/lib/python3", "/torch/", "attn_course/exercises/", "<frozen")):
             line = linecache.getline(frame.f_code.co_filename, number).strip() or line
     return Fault(type(error).__name__, tuple(k.__name__ for k in type(error).__mro__), text[:600], line[:200])
+
+
+def is_placeholder(fault: Fault) -> bool:
+    """Whether this is a ``raise NotImplementedError`` that somebody wrote, not one of torch's ('"tril" not
+    implemented for 'Half''), which the line that called torch would show."""
+    if fault.type != "NotImplementedError" or "not implemented for" in fault.text:
+        return False
+    return not fault.line or "NotImplementedError" in fault.line
 
 
 # ------------------------------------------------------------------------------------------------------ one call
@@ -247,8 +258,10 @@ def _changed(inputs: Inputs, kept: Inputs) -> tuple[str, ...]:
 
 
 def _first_tensor(result: Any) -> torch.Tensor | None:
-    while issubclass(type(result), tuple | list) and len(result):
-        result = result[0]
+    for _ in range(4):  # a list may hold itself
+        base = tuple if issubclass(type(result), tuple) else list
+        if issubclass(type(result), base) and base.__len__(result):
+            result = base.__getitem__(result, 0)
     usable = issubclass(type(result), torch.Tensor) and result.is_floating_point()
     return result if usable and result.numel() <= _MOST_ELEMENTS else None
 
@@ -302,8 +315,12 @@ def _observe(call: Call, case: Case, seed: int, watch: Watch | None) -> Observat
     if case.gradients:
         try:
             seen.gradients = _gradients(result, leaves)
-        except Exception as error:
+        except BaseException as error:  # a backward pass may run the candidate's code, and that may exit
+            if type(error) is Stop:
+                raise
             seen.gradient_fault = see_fault(error)
+        if watch is not None:
+            seen.settings = tuple(sorted({*seen.settings, *watch.mend()}))
     if case.twice:
         seed_everything(seed + 1)
         result, seen.fault = _call(call, make_inputs(case, seed), {})
@@ -353,7 +370,9 @@ def observe(task: Task, candidate: Any, seed: int = 0, limits: Limits | None = N
             current[:] = [case.name]
             try:
                 seen = _observe(_calls(task, candidate), case, seed, watch)
-            except Exception as error:  # an object that breaks whoever looks at it
+            except BaseException as error:  # an object that breaks whoever looks at it
+                if type(error) is Stop:
+                    raise
                 seen = Observation(case.name, fault=see_fault(error))
             seen.printed = job.printed
             done.append(seen)
@@ -380,5 +399,5 @@ def observe_own(task: Task, candidate: Any, cases: Iterable[Case], seed: int) ->
 
 def _is_idle(seen: Observation) -> bool:
     if seen.fault is not None:
-        return seen.fault.type == "NotImplementedError"
+        return is_placeholder(seen.fault)
     return seen.result is not None and seen.result.type in ("None", "Ellipsis")

@@ -18,12 +18,14 @@ class Case:
 
     ``inputs`` makes the arguments, in the order of the signature, from a generator: same seed, same arguments, in
     any process. ``terms`` is about how many numbers are summed behind one number of the result; with the dtype it
-    sets the tolerance. The flags say what is looked at beside the result.
+    sets the tolerance, unless ``within`` says how exact a number has to be. The flags say what is looked at beside
+    the result.
     """
 
     name: str
     inputs: Callable[[torch.Generator], Inputs]
     terms: int = 16
+    within: float | None = None
     gradients: bool = False  # through the first tensor that comes back, to every floating-point input
     twice: bool = False  # called again with another random state: the same result is expected
     exact_zeros: bool = False  # where 0 is expected, nothing but 0 will do
