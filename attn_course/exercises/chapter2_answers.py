@@ -91,34 +91,35 @@ def _each_column_its_own(max_len: int, d_model: int) -> Tensor:
 
 _RATE = "Write down the angle of pair 1 at position 1, and compare it with yours."
 _ROUNDING = (
-    "The angles are float32. At position 5000 neighbouring float32 numbers lie 5e-4 apart, so the angle itself is off "
-    "by as much, whatever the sine does with it. In which dtype is there room for it?"
+    "The angles are float32. At position 5000 neighbouring float32 numbers lie 5e-4 apart, so the angle itself is "
+    "off by as much, whatever the sine does with it. In which dtype is there room for it?"
 )
 
 _SINUSOIDAL_ENCODING = Answer(
     id="sinusoidal-encoding",
     solution=sinusoidal_encoding,
-    why="Sine and cosine are stacked as a last dimension and flattened, so they alternate, and the cut to d_model takes "
-    "care of odd widths. The angles are float64, because near 5000 radians float32 has steps of 5e-4; only the "
-    "finished sines and cosines, which are at most 1, are rounded to float32.",
+    why="Sine and cosine are stacked as a last dimension and flattened, so they alternate, and the cut to d_model "
+    "takes care of odd widths. The angles are float64, because near 5000 radians float32 has steps of 5e-4; only "
+    "the finished sines and cosines, which are at most 1, are rounded to float32.",
     hints=(
         "Make all angles first, as a table of positions by pairs: a column of positions times a row of rates.",
-        "How many pairs are there when `d_model` is odd? `torch.arange(0, d_model, 2)` holds the numbers `2i`, one for "
-        "each of them. The sines go into columns 0, 2, 4, …",
-        "Two ways to let them alternate: write into `table[:, 0::2]` and `table[:, 1::2]` (and cut the cosines to the "
-        "columns that are there), or stack both in a new last dimension and flatten it.",
-        "`angle = torch.arange(max_len, dtype=torch.float64)[:, None] * rate`, where `rate` is float64 too. After the "
-        "sine and the cosine `.float()` loses nothing that matters. Which columns are left to fill?",
+        "How many pairs are there when `d_model` is odd? `torch.arange(0, d_model, 2)` holds the numbers `2i`, one "
+        "for each of them. The sines go into columns 0, 2, 4, …",
+        "Two ways to let them alternate: write into `table[:, 0::2]` and `table[:, 1::2]` (and cut the cosines to "
+        "the columns that are there), or stack both in a new last dimension and flatten it.",
+        "`angle = torch.arange(max_len, dtype=torch.float64)[:, None] * rate`, where `rate` is float64 too. After "
+        "the sine and the cosine `.float()` loses nothing that matters. Which columns are left to fill?",
     ),
     mistakes=(
         Mistake("cosine-first", "Sine and cosine have changed places. What should position 0 look like, where every "
                 "angle is 0?", _sinusoids(lay_out=lambda s, c, d: _interleave(c, s, d))),
-        Mistake("sines-then-cosines", "All sines stand first and all cosines behind them. Here a pair stands together: "
-                "which columns are pair 0?", _sinusoids(lay_out=lambda s, c, d: torch.cat([s, c], 1)[:, :d]),
+        Mistake("sines-then-cosines", "All sines stand first and all cosines behind them. Here a pair stands "
+                "together: which columns are pair 0?",
+                _sinusoids(lay_out=lambda s, c, d: torch.cat([s, c], 1)[:, :d]),
                 _sinusoids(lay_out=lambda s, c, d: torch.cat([s, c[:, : d // 2]], 1))),
         Mistake("only-sines", "Every column is a sine. A hand of a clock has two coordinates.",
                 _sinusoids(lay_out=lambda s, c, d: _interleave(s, s, d))),
-        Mistake("a-rate-for-each-column", "Each column turns at a rate of its own, but the two columns of a pair are the "
+        Mistake("a-rate-for-each-column", "Each column turns at a rate of its own, but the two of a pair are the "
                 f"sine and the cosine of *one* angle. {_RATE}", _each_column_its_own),
         Mistake("exponent-without-2", f"The rates fall too slowly: the exponent grows by too little from pair to pair. "
                 f"{_RATE}", _sinusoids(lambda d: 10000.0 ** (-_pairs(d) / 2 / d))),
@@ -128,8 +129,8 @@ _SINUSOIDAL_ENCODING = Answer(
                 _sinusoids(lambda d: 10000.0 ** (-_pairs(d)))),
         Mistake("exponent-positive", "The later pairs turn faster and faster. Is the power multiplied or divided by?",
                 _sinusoids(lambda d: 10000.0 ** (_pairs(d) / d))),
-        Mistake("exponent-ends-at-1", "The exponents run from 0 to 1, ends included. Here they are `2i / d_model`, which "
-                "never gets to 1.",
+        Mistake("exponent-ends-at-1", "The exponents run from 0 to 1, ends included. Here they are `2i / d_model`, "
+                "which never gets to 1.",
                 _sinusoids(lambda d: 10000.0 ** (-(_pairs(d) / 2) / max(math.ceil(d / 2) - 1, 1)))),
         Mistake("one-rate", "All pairs turn at the same rate. A clock needs hands that differ.",
                 _sinusoids(lambda d: torch.ones_like(_pairs(d)))),
@@ -137,15 +138,17 @@ _SINUSOIDAL_ENCODING = Answer(
                 _sinusoids(lambda d: 1000.0 ** (-_pairs(d) / d))),
         Mistake("positions-from-1", "The first row is position 1. From where are positions counted here?",
                 _sinusoids(positions=lambda n: torch.arange(1, n + 1, dtype=torch.float64))),
-        Mistake("positions-as-fractions", "The positions were divided by the length, so the same position gets another "
-                "vector in a longer table.", _sinusoids(positions=lambda n: torch.arange(n, dtype=torch.float64) / n)),
+        Mistake("positions-as-fractions", "The positions were divided by the length, so the same position gets "
+                "another vector in a longer table.",
+                _sinusoids(positions=lambda n: torch.arange(n, dtype=torch.float64) / n)),
         Mistake("two-pi", "The angles are whole turns: a factor 2π that the formula does not have.",
                 _sinusoids(lambda d: 2 * math.pi * _rates(d))),
         Mistake("transposed", "Rows and columns have changed places. Which of them is a position?",
                 _sinusoids(result=lambda t: t.T)),
         Mistake("batch-dimension", "There is one dimension too many in front: the table alone is asked for.",
                 _sinusoids(result=lambda t: t[None]), _sinusoids(result=lambda t: t[:, None])),
-        Mistake("odd-width", "An odd width fails: there are more sines than columns for cosines. Count both for width 5.",
+        Mistake("odd-width", "An odd width fails: there are more sines than columns for cosines. Count both for "
+                "width 5.",
                 _by_slices(_every_cosine), _by_slices(_every_cosine, torch.float32)),
         Mistake("a-column-too-many", "An odd width got one column more. Count the columns for width 5.",
                 _sinusoids(lay_out=lambda s, c, d: torch.stack([s, c], -1).flatten(1)),
@@ -202,37 +205,41 @@ def _first_pair_only(rate: Tensor, k: int, d: int) -> Tensor:
     return k * rate * (torch.arange(len(rate)) == 0)
 
 
-_ADDITION = "Write sin((p + k)ω) and cos((p + k)ω) with the addition formulas: what stands before sin pω, what before cos pω?"
+_ADDITION = (
+    "Write sin((p + k)ω) and cos((p + k)ω) with the addition formulas: what stands before sin pω, what before cos pω?"
+)
 
 _SHIFT_MATRIX = Answer(
     id="shift-matrix",
     solution=shift_matrix,
-    why="By the addition formulas, sin((p + k)ω) = cos kω · sin pω + sin kω · cos pω and cos((p + k)ω) = − sin kω · sin pω "
-    "+ cos kω · cos pω: each pair is multiplied by a 2 × 2 block in which p does not appear. The blocks lie along the "
-    "diagonal, and everything else is 0, because no pair needs another.",
+    why="By the addition formulas, sin((p + k)ω) = cos kω · sin pω + sin kω · cos pω and cos((p + k)ω) = − sin kω "
+    "· sin pω + cos kω · cos pω: each pair is multiplied by a 2 × 2 block in which p does not appear. The blocks "
+    "lie along the diagonal, and everything else is 0, because no pair needs another.",
     hints=(
         "Begin with `d_model = 2`: one pair, one 2 × 2 matrix. The vector it acts on is `(sin pω, cos pω)`.",
         _ADDITION,
         "The first row of a block makes the new sine, the second the new cosine. Each pair has its own rate, so its "
         "own block; `torch.block_diag` lines blocks up along the diagonal.",
-        "With `c = cos(kω)` and `s = sin(kω)`, the first row of a block is `[c, s]`. Which sign has `s` in the second?",
+        "With `c = cos(kω)` and `s = sin(kω)`, the first row of a block is `[c, s]`. Which sign has `s` in the "
+        "second?",
     ),
     mistakes=(
         Mistake("moves-back", "It moves the wrong way: to position p − k. Is the block the right way up for a vector "
                 f"that holds the sine *first*? {_ADDITION}", _blocks(block=lambda c, s: [[c, -s], [s, c]])),
-        Mistake("only-forward", "It moves forward also where `k` is below 0.", _blocks(lambda rate, k, d: abs(k) * rate)),
+        Mistake("only-forward", "It moves forward also where `k` is below 0.",
+                _blocks(lambda rate, k, d: abs(k) * rate)),
         Mistake("one-too-far", "It moves by one position too many.", _blocks(lambda rate, k, d: (k + 1) * rate)),
         Mistake("one-too-few", "It moves by one position too few.", _blocks(lambda rate, k, d: (k - 1) * rate)),
         Mistake("one-rate", "Every pair is turned by the same angle, but each hand of the clock has its own rate.",
                 _blocks(lambda rate, k, d: k * torch.ones_like(rate))),
-        Mistake("exponent-without-2", "The rates are not those of the table: the exponent grows by too little from pair "
-                "to pair.", _blocks(rates=lambda d: 10000.0 ** (-_pairs(d) / 2 / d))),
+        Mistake("exponent-without-2", "The rates are not those of the table: the exponent grows by too little from "
+                "pair to pair.", _blocks(rates=lambda d: 10000.0 ** (-_pairs(d) / 2 / d))),
         Mistake("exponent-too-large", "The rates are not those of the table: is the 2 counted twice in the exponent?",
                 _blocks(rates=lambda d: 10000.0 ** (-2 * _pairs(d) / d))),
         Mistake("exponent-positive", "The later pairs are turned farther and farther: the rates are upside down.",
                 _blocks(rates=lambda d: 10000.0 ** (_pairs(d) / d))),
-        Mistake("halves", "The blocks belong to a table that has all sines first. Here a pair stands together, in columns "
-                "2i and 2i + 1.", _blocks(result=_as_halves)),
+        Mistake("halves", "The blocks belong to a table that has all sines first. Here a pair stands together, in "
+                "columns 2i and 2i + 1.", _blocks(result=_as_halves)),
         Mistake("halves-back", "The blocks belong to a table that has all sines first, and they move the wrong way.",
                 _blocks(block=lambda c, s: [[c, -s], [s, c]], result=_as_halves)),
         Mistake("mirrors", "A block mirrors instead of turning: shifting by 0 should change nothing.",
@@ -357,32 +364,33 @@ def _chained(first: Tensor, second: Tensor) -> Tensor:
 
 _ANGLE = "Write down the angle of pair 1 at position 1, and compare it with yours."
 _MIXED = (
-    "The angles are laid out for one pairing and the partners for the other, so two numbers that should turn together "
-    "turn by different angles. Which number is the partner of number 0, and which angle do both get?"
+    "The angles are laid out for one pairing and the partners for the other, so two numbers that should turn "
+    "together turn by different angles. Which number is the partner of number 0, and which angle do both get?"
 )
 
 _ROTARY_EMBEDDING = Answer(
     id="rotary-embedding",
     solution=apply_rotary,
-    why="Turning by an angle keeps the length, and turning a query by pω and a key by qω leaves between them only the "
-    "difference (p − q)ω, so the score depends on the offset alone. Counting dimensions from the end leaves the leading "
-    "ones alone, and the angles (n, d / 2) broadcast over them. Halves as pairs are as good: only the two lines that "
-    "take the pairs apart and put them together again would differ.",
+    why="Turning by an angle keeps the length, and turning a query by pω and a key by qω leaves between them only "
+    "the difference (p − q)ω, so the score depends on the offset alone. Counting dimensions from the end leaves "
+    "the leading ones alone, and the angles (n, d / 2) broadcast over them. Halves as pairs are as good: only "
+    "the two lines that take the pairs apart and put them together again would differ.",
     hints=(
-        "First the angles, a table of positions by pairs, `(n, d / 2)`. Then think of one pair `(a, b)` that turns by "
-        "one angle.",
-        "Choose your pairs: `x[..., 0::2]` and `x[..., 1::2]` are neighbours, `x.chunk(2, dim=-1)` are halves. Whichever "
-        "you take, put the numbers back to where they came from.",
+        "First the angles, a table of positions by pairs, `(n, d / 2)`. Then think of one pair `(a, b)` that turns "
+        "by one angle.",
+        "Choose your pairs: `x[..., 0::2]` and `x[..., 1::2]` are neighbours, `x.chunk(2, dim=-1)` are halves. "
+        "Whichever you take, put the numbers back to where they came from.",
         "`(1, 0)` has to become `(cos, sin)`, and `(0, 1)` becomes `(−sin, cos)`. What becomes of `(a, b)`, which is "
         "`a` times the first plus `b` times the second?",
         "`new_a = a * cos − b * sin`; the other one uses the *old* `a`. For neighbours, stack both in a new last "
         "dimension and flatten it; for halves, `torch.cat`.",
     ),
     mistakes=(
-        Mistake("turned-backwards", "The pairs turn the wrong way: from the second member towards the first. What should "
-                "`(1, 0)` become at a small angle?",
+        Mistake("turned-backwards", "The pairs turn the wrong way: from the second member towards the first. What "
+                "should `(1, 0)` become at a small angle?",
                 _rotation(turn=lambda a, b, c, s: (a * c + b * s, b * c - a * s))),
-        Mistake("pairings-mixed", _MIXED, _mixed(_twice_each, _partner_halves), _mixed(_twice_all, _partner_neighbours)),
+        Mistake("pairings-mixed", _MIXED, _mixed(_twice_each, _partner_halves),
+                _mixed(_twice_all, _partner_neighbours)),
         Mistake("order-changed", "The pairs were taken apart one way and put together another: at position 0, where "
                 "nothing turns, the numbers should stay where they are.",
                 _rotation(join=_chained), _rotation(pairs=_halved)),
@@ -398,31 +406,31 @@ _ROTARY_EMBEDDING = Answer(
                 _rotation(lambda d, base: _base_rates(d, base).flip(0))),
         Mistake("base-ignored", "The base is always 10000, whatever is passed.",
                 _rotation(lambda d, base: _base_rates(d, 10000.0))),
-        Mistake("positions-ignored", "The positions are not used: the tokens are counted instead. A token that stands at "
-                "position 13 has to turn by 13 steps, wherever it is in `x`.",
+        Mistake("positions-ignored", "The positions are not used: the tokens are counted instead. A token that "
+                "stands at position 13 has to turn by 13 steps, wherever it is in `x`.",
                 _rotation(angles=lambda p, r: _product(_places(p), r))),
         Mistake("positions-from-1", "Position 0 is turned by one step; it should stay as it is.",
                 _rotation(angles=lambda p, r: _product(p + 1, r))),
         Mistake("two-pi", "The angles are whole turns: a factor 2π that the formula does not have.",
                 _rotation(angles=lambda p, r: 2 * math.pi * _product(p, r))),
-        Mistake("angles-transposed", "Positions and rates have changed places in the table of angles: positions go down "
-                "its rows, pairs along its columns.", _rotation(angles=lambda p, r: _product(p, r).T)),
-        Mistake("updated-too-early", "The second number of a pair was made from the *turned* first one. Both need the "
-                "old pair.", _rotation(turn=_joined_turned)),
-        Mistake("no-minus", "Both sines have the same sign, so the length of a vector is not kept. What does `(0, 1)` "
-                "become when it turns?", _rotation(turn=lambda a, b, c, s: (a * c + b * s, a * s + b * c))),
+        Mistake("angles-transposed", "Positions and rates have changed places in the table of angles: positions go "
+                "down its rows, pairs along its columns.", _rotation(angles=lambda p, r: _product(p, r).T)),
+        Mistake("updated-too-early", "The second number of a pair was made from the *turned* first one. Both need "
+                "the old pair.", _rotation(turn=_joined_turned)),
+        Mistake("no-minus", "Both sines have the same sign, so the length of a vector is not kept. What does `(0, "
+                "1)` become when it turns?", _rotation(turn=lambda a, b, c, s: (a * c + b * s, a * s + b * c))),
         Mistake("mirrors", "A pair is mirrored instead of turned: at position 0 its second number changes its sign.",
                 _rotation(turn=lambda a, b, c, s: (a * c + b * s, a * s - b * c))),
-        Mistake("sine-and-cosine-swapped", "Sine and cosine have changed places: at position 0, where the angle is 0, a "
-                "vector should stay as it is.",
+        Mistake("sine-and-cosine-swapped", "Sine and cosine have changed places: at position 0, where the angle is "
+                "0, a vector should stay as it is.",
                 _rotation(turn=lambda a, b, c, s: (a * s - b * c, a * c + b * s)),
                 _rotation(turn=lambda a, b, c, s: (a * s + b * c, a * c - b * s))),
-        Mistake("added", "The sines and cosines were added, as in the sinusoidal encoding. Here nothing is added: each "
-                "pair is turned.", _added),
-        Mistake("cosine-only", "Every number is multiplied by a cosine, and its partner has no part in it: the length is "
-                "not kept.", _times_cosine),
-        Mistake("first-with-last", "The pairs are made from the outside in, the first number with the last. Neighbours "
-                "or halves are what is asked for.",
+        Mistake("added", "The sines and cosines were added, as in the sinusoidal encoding. Here nothing is added: "
+                "each pair is turned.", _added),
+        Mistake("cosine-only", "Every number is multiplied by a cosine, and its partner has no part in it: the "
+                "length is not kept.", _times_cosine),
+        Mistake("first-with-last", "The pairs are made from the outside in, the first number with the last. "
+                "Neighbours or halves are what is asked for.",
                 _rotation(pairs=lambda x: (x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :].flip(-1)),
                           join=lambda a, b: torch.cat([a, b.flip(-1)], -1))),
     ),
@@ -473,28 +481,32 @@ _SLOPE = "Write the slopes of two heads down by hand: 2^(−4) and 2^(−8)."
 _ALIBI_BIAS = Answer(
     id="alibi-bias",
     solution=alibi_bias,
-    why="The distance is a table `(n, n)`, one for all heads; the slopes get two dimensions of size 1, so that their "
-    "product is `(h, n, n)`. The slopes halve, or fall by another fixed factor, from head to head: the first heads look "
-    "nearby, the last ones almost everywhere. No position beyond training is ever new, only a distance can be.",
+    why="The distance is a table `(n, n)`, one for all heads; the slopes get two dimensions of size 1, so that "
+    "their product is `(h, n, n)`. The slopes halve, or fall by another fixed factor, from head to head: the "
+    "first heads look nearby, the last ones almost everywhere. No position beyond training is ever new, only a "
+    "distance can be.",
     hints=(
         "Two small tables make it: the distances `(n, n)`, the same for all heads, and the slopes `(h,)`.",
         "`place[:, None] - place` is the table of all differences. What makes a distance of a difference?",
-        "The heads are counted from 1: for eight heads the slopes are 1/2, 1/4, …, 1/256. Two heads have 1/16 and 1/256.",
-        "`slope[:, None, None]` is `(h, 1, 1)` and broadcasts against `(n, n)`. Which sign makes far keys count less?",
+        "The heads are counted from 1: for eight heads the slopes are 1/2, 1/4, …, 1/256. Two heads have 1/16 and "
+        "1/256.",
+        "`slope[:, None, None]` is `(h, 1, 1)` and broadcasts against `(n, n)`. Which sign makes far keys count "
+        "less?",
     ),
     mistakes=(
         Mistake("sign", "The bias grows with the distance: far keys would count more.", _bias(result=lambda b: -b)),
-        Mistake("no-distance", "The difference has a sign, so keys on one side are favoured the farther away they are. "
-                "How far apart are query 0 and key 2?",
+        Mistake("no-distance", "The difference has a sign, so keys on one side are favoured the farther away they "
+                "are. How far apart are query 0 and key 2?",
                 _bias(distance=lambda q, k: q - k), _bias(distance=lambda q, k: k - q)),
-        Mistake("key-index", "The bias depends on the key alone. It should be 0 where query and key are the same place.",
+        Mistake("key-index", "The bias depends on the key alone. It should be 0 where query and key are the same "
+                "place.",
                 _bias(distance=lambda q, k: -k + 0 * q), _bias(distance=lambda q, k: k + 0 * q)),
         Mistake("distance-from-1", "The distance of a place to itself is 1. What should it be?",
                 _bias(distance=lambda q, k: (q - k).abs() + 1)),
         Mistake("squared", "The distance is squared: the bias should fall along a straight line.",
                 _bias(distance=lambda q, k: (q - k) ** 2)),
-        Mistake("causal", "Keys behind the query get no bias. Here it falls on both sides; who must not look ahead is "
-                "the business of a mask.", _bias(result=_above(0.0)), _bias(result=_above(-math.inf))),
+        Mistake("causal", "Keys behind the query get no bias. Here it falls on both sides; who must not look ahead "
+                "is the business of a mask.", _bias(result=_above(0.0)), _bias(result=_above(-math.inf))),
         Mistake("slopes-from-0", f"The heads are counted from 0, so the first slope is 1. {_SLOPE}",
                 _bias(lambda h: 2.0 ** (-8.0 * (_count(h) - 1) / h))),
         Mistake("slopes-in-reverse", f"The slopes are in the wrong order: the first head's is the steepest. {_SLOPE}",

@@ -529,7 +529,7 @@ SMALL_SETTINGS: dict[str, Any] = {
     **TRAINING,
     "widths": list(WIDTHS),
     "reduction": 4,
-    "learning_rates": {"plain": 0.01, "se": 0.01, "eca": 0.01, "cbam": 0.01, "self-attention": 0.01},
+    "learning_rates": {"plain": 0.03, "se": 0.03, "eca": 0.03, "cbam": 0.01, "self-attention": 0.01},
 }
 
 WIDE_SETTINGS: dict[str, Any] = {
@@ -774,7 +774,7 @@ EXPERIMENTS = (
         name="cluttered-digits-rates",
         hypothesis="Each small network has a learning rate of its own; it is looked for before they compete.",
         run=run_small_rates,
-        settings={**TRAINING, "widths": list(WIDTHS), "reduction": 4, "rates": [0.003, 0.01, 0.03]},
+        settings={**TRAINING, "widths": list(WIDTHS), "reduction": 4, "rates": [0.003, 0.01, 0.03, 0.1]},
         seeds=(RATES_SEED,),
     ),
     Experiment(
