@@ -46,6 +46,8 @@ _HOME = {
     "AttentionAnalysis": "analysis",
     "attention_entropy": "analysis",
     "mean_attention_distance": "analysis",
+    "attention_on_mask": "analysis",
+    "receptive_field": "analysis",
     "PerformanceBenchmark": "benchmark",
     "memory_comparison": "benchmark",
     "AttentionSelector": "selection",

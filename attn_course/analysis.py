@@ -1,16 +1,23 @@
-"""What flows where: numbers that describe an attention map.
+"""What flows where: numbers that describe an attention map, and what a place of a network depends on.
 
 Shapes: weights `(…, n_q, n_k)`, row = query, column = key, each row a distribution over the keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["AttentionAnalysis", "attention_entropy", "mean_attention_distance"]
+__all__ = [
+    "AttentionAnalysis",
+    "attention_entropy",
+    "attention_on_mask",
+    "mean_attention_distance",
+    "receptive_field",
+]
 
 
 def attention_entropy(weights: Tensor) -> Tensor:
@@ -59,6 +66,125 @@ def mean_attention_distance(weights: Tensor) -> Tensor:
     place = torch.arange(n_q, device=wide.device, dtype=wide.dtype)
     distance = (place[:, None] - place).abs()
     return (wide * distance).sum(dim=-1).mean(dim=-1).to(weights.dtype)
+
+
+def receptive_field(function: Callable[[Tensor], Tensor], x: Tensor, place: tuple[int, int]) -> Tensor:
+    """Which pixels of an input one place of the output depends on, and how strongly: measured by gradients.
+
+    `field_ij = Σ_b Σ_c' Σ_c |∂ output_(b, c', place) / ∂ x_(b, c, i, j)| / B`: exactly 0 where the place depends on
+    nothing. One channel of the output after the other, so that no two cancel. A gradient is local: behind a ReLU or a
+    maximum it is 0 as well where *these* inputs switch a path off, and several random inputs show more than one.
+
+    Args:
+        function: from maps `(B, C, H, W)` to maps `(B, C', H', W')`. A module is called in eval mode, and is
+            left as it was.
+        x: the inputs, `(B, C, H, W)`.
+        place: row and column of the output; negative ones count from the end.
+
+    Returns:
+        `(H, W)`, not negative, in the dtype of `x`.
+
+    Cost: one forward pass, and one backward pass for each of the `C'` channels.
+
+    Raises:
+        ValueError: for an input or output that is not such a map, an output of another batch size, or a place
+            outside of the output.
+
+    Luo et al., Understanding the Effective Receptive Field in Deep Convolutional Neural Networks, 2016
+    (arXiv:1701.04128).
+    """
+    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
+        raise ValueError(
+            f"x must be a floating-point (B, C, H, W), none of them 0, got {x.dtype} {tuple(x.shape)}"
+        )
+    training = [m for m in function.modules() if m.training] if isinstance(function, nn.Module) else []
+    leaf = x.detach().clone().requires_grad_()
+    try:
+        for module in training:
+            module.training = False
+        with torch.enable_grad():
+            output = function(leaf)
+    finally:
+        for module in training:
+            module.training = True
+    if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(x):
+        seen = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"function must return a map ({len(x)}, C', H', W'), got {seen}")
+    (row, column), (height, width) = place, output.shape[2:]
+    if not (-height <= row < height and -width <= column < width):
+        raise ValueError(f"place {place} lies outside of an output of {height} x {width}")
+    field = x.new_zeros(x.shape[2:])
+    if not output.requires_grad:
+        return field
+    with torch.enable_grad():
+        values = output[:, :, row, column].sum(dim=0).unbind()
+    for value in values:
+        (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)
+        if gradient is not None:
+            field += gradient.abs().sum(dim=(0, 1))
+    return field / len(x)
+
+
+def attention_on_mask(weights: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """How much of each map lies on a mask, such as the ink of the digit that is to be found.
+
+    Args:
+        weights: `(B, H, W)`, not negative; they need not add up to 1.
+        masks: `(B, H, W)`, True (or non-zero) where a map should look; neither empty nor full.
+
+    Returns:
+        A dictionary of tensors `(B,)`:
+
+        - `share`: the part of the map's mass that lies on the mask (a map of zeros has none to share: 0);
+        - `chance`: the part of the area that the mask takes, which is the share of a uniform map;
+        - `lift`: `share / chance`; 1 is chance;
+        - `hit`: 1 where the largest weight lies on the mask, else 0 (the pointing game). Of several largest,
+          the part that does, so that a uniform map scores `chance`;
+        - `above`: how often a pixel on the mask has more weight than one beside it, a tie counted half. It does
+          not depend on the map's scale, and 1/2 is chance.
+
+    Raises:
+        ValueError: for other shapes, a negative or infinite weight, or a mask that is empty or full.
+
+    Zhang et al., Top-down Neural Attention by Excitation Backprop, 2018 (arXiv:1608.00507), for the pointing game.
+    """
+    if weights.ndim != 3 or weights.shape != masks.shape or not weights.is_floating_point():
+        raise ValueError(
+            f"weights must be floating-point and (B, H, W), and masks of that shape, got {weights.dtype} "
+            f"{tuple(weights.shape)} and {tuple(masks.shape)}"
+        )
+    maps, on = weights.detach().cpu().double().flatten(1).contiguous(), masks.cpu().flatten(1).bool()
+    if not (maps.isfinite() & (maps >= 0)).all():
+        raise ValueError(
+            f"weights must be finite and at least 0, got {float(maps.min())} to {float(maps.max())}"
+        )
+    pixels, inside = maps.shape[1], on.sum(dim=1).double()
+    unfit = ((inside == 0) | (inside == pixels)).nonzero().flatten().tolist()
+    if unfit:
+        count = int(inside[unfit[0]])
+        raise ValueError(
+            f"each mask must hold 1 to {pixels - 1} of {pixels} pixels, number {unfit[0]} holds {count}"
+        )
+
+    mass = maps.sum(dim=1)
+    share = (maps * on).sum(dim=1) / torch.where(mass > 0, mass, 1.0)
+    largest = maps == maps.amax(dim=1, keepdim=True)
+    ordered = maps.sort(dim=1)[0]
+    less, not_more = (torch.searchsorted(ordered, maps, right=right) for right in (False, True))
+    # For each pixel, how many have less; itself and others like it count half.
+    below = (less + not_more).double() / 2
+    # Among the mask's own pixels each pair counts once, and each pixel half for itself: inside² / 2 in all.
+    above = ((below * on).sum(dim=1) - inside**2 / 2) / (inside * (pixels - inside))
+    chance = inside / pixels
+    found = {
+        "share": share,
+        "chance": chance,
+        "lift": share / chance,
+        "hit": (largest & on).sum(dim=1) / largest.sum(dim=1).double(),
+        "above": above,
+    }
+    dtype = weights.dtype if weights.dtype == torch.float64 else torch.float32
+    return {name: value.to(weights.device, dtype) for name, value in found.items()}
 
 
 class AttentionAnalysis:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from attn_course import complexity, textbook
 from attn_course import machine as this_machine
-from attn_course.cnn import CBAM, SelfAttention2D
+from attn_course.cnn import CBAM, EfficientChannelAttention, SelfAttention2D, SqueezeExcitation
 from attn_course.transformer import MultiHeadAttention, merge_heads, split_heads
 
 __all__ = [
@@ -384,7 +384,7 @@ class PerformanceBenchmark:
 
 
 SCHEMA = "attn-course/speed/1"
-OURS, TEXTBOOK, BARE = "attn_course", "textbook", "bare Linear + SDPA"
+OURS, TEXTBOOK, BARE, PLAIN = "attn_course", "textbook", "bare Linear + SDPA", "plain formula"
 Peers = dict[str, Callable[[], tuple[Tensor, ...]]]
 
 
@@ -443,6 +443,8 @@ def speed_cases(*, quick: bool = False, compiled: bool = False) -> list[Case]:
         for size in cbam:
             sizes = dict(zip(image, size, strict=True))
             cases.append(Case("cbam", mode, sizes, TEXTBOOK, partial(_cbam_peers, compiled=compiled)))
+            for gate in ("squeeze-and-excitation", "efficient-channel-attention"):
+                cases.append(Case(gate, mode, sizes, PLAIN, _channel_gate_peers))
     for size in maps:
         sizes = dict(zip(image, size, strict=True))
         cases.append(Case("self-attention-2d", "forward", sizes, TEXTBOOK, _self_attention_2d_peers))
@@ -516,6 +518,20 @@ def _cbam_peers(case: Case, device: torch.device, *, compiled: bool = False) -> 
     if compiled:
         calls[f"{OURS}, compiled"] = torch.compile(ours)
     return _peers(case.mode, x, [ours, usual], calls)
+
+
+def _channel_gate_peers(case: Case, device: torch.device) -> Peers:
+    """Gates that the textbook lacks, against their formulas, written as in their papers' own code."""
+    x = torch.randn(*case.sizes.values(), device=device)
+    kind = SqueezeExcitation if case.mechanism == "squeeze-and-excitation" else EfficientChannelAttention
+    ours = kind(x.shape[1]).to(device)
+
+    def plain(x: Tensor) -> Tensor:
+        mean = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        scores = ours.fc(mean) if isinstance(ours, SqueezeExcitation) else ours.conv(mean[:, None])[:, 0]
+        return x * torch.sigmoid(scores)[:, :, None, None].expand_as(x)
+
+    return _peers(case.mode, x, [ours], {PLAIN: plain, OURS: ours})
 
 
 def _self_attention_2d_peers(case: Case, device: torch.device) -> Peers:

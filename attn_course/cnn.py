@@ -94,7 +94,7 @@ class _Gate(torch.autograd.Function):
     """``x * gate``, where the gate has one element along ``dim``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor, dim: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gate: Tensor, dim: int | tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(x, gate)
         ctx.dim = dim
         return x * gate
@@ -120,7 +120,7 @@ def _mean_and_max(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return _MeanAndMax.apply(x, dim)
 
 
-def _gate(x: Tensor, gate: Tensor, dim: int, inplace: bool = False) -> Tensor:
+def _gate(x: Tensor, gate: Tensor, dim: int | tuple[int, ...], inplace: bool = False) -> Tensor:
     if not _grad_needed(x, gate):
         return x.mul_(gate) if inplace and not _traced() else x * gate
     if _traced() or x.numel() < _FUSE_ELEMENTS:
@@ -233,8 +233,9 @@ class EfficientChannelAttention(nn.Module):
 
 def _scaled(x: Tensor, weights: Tensor, need_weights: bool) -> Any:
     """``x (B, C, H, W)`` times ``weights (B, C)``, alone or with the weights as ``(B, C, 1, 1)``."""
-    output = _gate(x.flatten(2), weights[:, :, None], dim=2).view(x.shape)
-    return (output, weights[:, :, None, None]) if need_weights else output
+    weights = weights[:, :, None, None]
+    output = _gate(x, weights, dim=(2, 3))
+    return (output, weights) if need_weights else output
 
 
 class SpatialAttention(nn.Module):

@@ -65,8 +65,11 @@ class HybridAttentionModel(nn.Module):
         if self.positions is not None:
             nn.init.trunc_normal_(self.positions, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, need_weights: bool = False) -> Any:
         """Return the logits `(B, num_classes)` of images `(B, C, H, W)`, `H` and `W` of at least 4.
+
+        With `need_weights=True` return `(logits, weights)`: a dictionary of what `cbam1`, `cbam2` and
+        `self_attention` return as weights, and under `blocks` a list of the transformer's, `(B, h, 64, 64)` each.
 
         Raises:
             ValueError: for another rank or number of channels, or an image that is too small.
@@ -75,13 +78,26 @@ class HybridAttentionModel(nn.Module):
             raise ValueError(
                 f"x must have the shape (B, C = {self.in_channels}, H ≥ 4, W ≥ 4), got {tuple(x.shape)}"
             )
-        x = self.flatten(self.cnn_backbone(x))
+        weights: dict[str, Any] = {}
+        if need_weights:
+            names = iter(("cbam1", "cbam2", "self_attention"))
+            for layer in self.cnn_backbone:
+                if isinstance(layer, (CBAM, SelfAttention2D)):
+                    x, weights[next(names)] = layer(x, need_weights=True)
+                else:
+                    x = layer(x)
+        else:
+            x = self.cnn_backbone(x)
+        x = self.flatten(x)
         x = x.flatten(2).transpose(1, 2)  # (B, 256, 8, 8) → (B, 64, 256), row by row
         if self.positions is not None:
             x = x + self.positions
+        maps = []
         for block in self.transformer:
-            x, _ = block(x, need_weights=False)
-        return self.classifier(x.mean(dim=1))
+            x, block_weights = block(x, need_weights=need_weights)
+            maps.append(block_weights)
+        logits = self.classifier(x.mean(dim=1))
+        return (logits, {**weights, "blocks": maps}) if need_weights else logits
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if self.positions is not None and prefix + "positions" not in state_dict:

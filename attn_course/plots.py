@@ -306,19 +306,20 @@ def dots_and_means(
 def before_and_after(
     picture: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor], titles: Sequence[str]
 ) -> Figure:
-    """A grey picture, and two rows of maps of ratios: what became of each pixel, untrained and trained."""
+    """A grey picture, and two rows of maps of ratios: what became of each pixel, untrained and trained; NaN: grey."""
     figure, axes = plt.subplots(2, len(before) + 1, figsize=(9.4, 3.0))
     for axis in axes.flat:
         axis.set_axis_off()
     axes[0, 0].imshow(picture.cpu().numpy(), cmap="gray")
     axes[0, 0].set_title("Photograph", fontsize=10)
+    colours = plt.get_cmap("RdBu").with_extremes(bad="#B5B5B5")
     image: Any = None
     for row, maps in enumerate((before, after)):
         for axis, name, title in zip(axes[row, 1:], maps, titles, strict=True):
             image = axis.imshow(
-                maps[name].cpu().numpy(), cmap="RdBu", norm=CenteredNorm(1, 1), interpolation="nearest"
+                maps[name].cpu().numpy(), cmap=colours, norm=CenteredNorm(1, 1), interpolation="nearest"
             )
-            mean = maps[name].mean().item()
+            mean = maps[name].nanmean().item()
             axis.set_title(f"{title}: {mean:.2f}" if row == 0 else f"trained: {mean:.2f}", fontsize=10)
     figure.colorbar(image, ax=axes, label="size after / before", shrink=0.8)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +42,8 @@ def sliding_window_mask(
 
 
 def sliding_window_attention(
-    q: Tensor, k: Tensor, v: Tensor, window: int, *, is_causal: bool = False
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, window: int, *, is_causal: bool = False, need_weights: bool = False
+) -> Any:
     """Attention in which every query sees the `window` positions on each side, and itself.
 
     `softmax(q kᵀ / √d_k) v` under `sliding_window_mask(n, window)`. The queries are taken in blocks of `b`
@@ -54,9 +55,11 @@ def sliding_window_attention(
         v: `(…, n, d_v)`.
         window: reach on each side; any size from 0, also beyond `n`.
         is_causal: only the keys up to the query itself.
+        need_weights: True returns the weights as well, as the whole map, which takes the time and the memory of
+            full attention: it is for looking at.
 
     Returns:
-        The output `(…, n, d_v)`.
+        The output `(…, n, d_v)`, or `(output, weights (…, n, n))` with `need_weights=True`.
 
     Cost: `2·n·(2·window + 1)·(d_k + d_v)` FLOPs per head that count, about 1.5 times as many that are done;
     memory of `n·window` elements at most.
@@ -76,6 +79,9 @@ def sliding_window_attention(
         raise ValueError(f"q and k must have one width d_k, got {shapes}")
 
     n = q.shape[-2]
+    if need_weights:
+        mask = sliding_window_mask(n, window, is_causal=is_causal, device=q.device)
+        return scaled_dot_product_attention(q, k, v, mask)
     ahead = 0 if is_causal else window
     block = max(window, _MIN_BLOCK)
     if n <= block + window + ahead:  # one block would reach everything anyway

@@ -4,8 +4,18 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from attn_course import AttentionAnalysis, attention_entropy, mean_attention_distance, textbook
+from attn_course import (
+    AttentionAnalysis,
+    SelfAttention2D,
+    SpatialAttention,
+    attention_entropy,
+    attention_on_mask,
+    mean_attention_distance,
+    receptive_field,
+    textbook,
+)
 
 WIDE = [torch.float64, torch.float32]
 NARROW = [torch.float16, torch.bfloat16]
@@ -221,3 +231,214 @@ def test_a_map_that_is_neither_kind_is_refused_with_the_shapes_that_would_do(att
 def test_a_feature_map_of_another_rank_is_refused():
     with pytest.raises(ValueError, match=r"feature_map must be \(B, C, H, W\), got \(3, 5, 7\)"):
         AttentionAnalysis.analyze_cnn_attention(torch.ones(3, 5, 7), torch.ones(3, 1, 1))
+
+
+# --- Receptive fields ----------------------------------------------------------------------------------------
+
+
+def random_map(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def square(height, width, rows, columns):
+    """Where a field should be: these rows and columns, no others."""
+    inside = torch.zeros(height, width, dtype=torch.bool)
+    inside[rows, columns] = True
+    return inside
+
+
+@pytest.fixture
+def conv():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield lambda i, o, k, **options: nn.Conv2d(i, o, k, padding="same", **options).double()
+
+
+def test_a_convolution_sees_its_kernel_and_nothing_else(conv):
+    field = receptive_field(conv(2, 3, 3), random_map(1, 2, 11, 13), (4, 6))
+    assert torch.equal(field > 0, square(11, 13, slice(3, 6), slice(5, 8)))
+
+
+def test_two_convolutions_see_five_by_five_and_a_corner_less(conv):
+    twice, x = nn.Sequential(conv(2, 3, 3), conv(3, 5, 3)), random_map(1, 2, 11, 13)
+    assert torch.equal(receptive_field(twice, x, (4, 6)) > 0, square(11, 13, slice(2, 7), slice(4, 9)))
+    assert torch.equal(receptive_field(twice, x, (-1, 0)) > 0, square(11, 13, slice(8, 11), slice(0, 3)))
+
+
+def test_dilation_sees_further_with_holes_and_a_stride_moves_the_place(conv):
+    x = random_map(1, 2, 11, 13)
+    field = receptive_field(conv(2, 3, 3, dilation=2), x, (4, 6))
+    assert torch.equal(field > 0, square(11, 13, slice(2, 7, 2), slice(4, 9, 2)))
+    halved = nn.Sequential(conv(2, 3, 3), nn.AvgPool2d(2))
+    assert torch.equal(receptive_field(halved, x, (2, 3)) > 0, square(11, 13, slice(3, 7), slice(5, 9)))
+
+
+def test_self_attention_sees_every_pixel_once_gamma_has_left_zero():
+    module, x = SelfAttention2D(8).double(), random_map(1, 8, 5, 7)
+    assert torch.equal(receptive_field(module, x, (2, 3)) > 0, square(5, 7, 2, 3))
+    nn.init.constant_(module.gamma, 0.7)
+    assert (receptive_field(module, x, (2, 3)) > 0).all()
+
+
+def test_spatial_attention_sees_its_kernel():
+    field = receptive_field(SpatialAttention(3).double(), random_map(1, 2, 7, 11), (3, 5))
+    assert torch.equal(field > 0, square(7, 11, slice(2, 5), slice(4, 7)))
+
+
+def test_the_field_of_a_convolution_is_its_kernel_in_absolute_value(conv):
+    layer = conv(2, 3, 3)
+    field = receptive_field(layer, random_map(5, 2, 7, 11), (3, 5))
+    torch.testing.assert_close(field[2:5, 4:7], layer.weight.detach().abs().sum((0, 1)))
+
+
+def test_channels_of_the_output_do_not_cancel():
+    opposite = receptive_field(lambda x: torch.cat([x, -x], dim=1), random_map(1, 3, 5, 7), (1, 2))
+    assert torch.equal(opposite > 0, square(5, 7, 1, 2)) and opposite[1, 2] == 6
+
+
+def test_the_field_is_the_mean_over_the_inputs():
+    def squared(x):
+        return x**2
+
+    x = random_map(3, 2, 5, 7)
+    field = receptive_field(squared, x, (1, 2))
+    torch.testing.assert_close(field, sum(receptive_field(squared, one[None], (1, 2)) for one in x) / 3)
+    torch.testing.assert_close(field[1, 2], (2 * x[:, :, 1, 2]).abs().sum() / 3)
+
+
+def test_an_output_that_depends_on_nothing_has_an_empty_field():
+    x = random_map(1, 2, 5, 7)
+    assert not receptive_field(torch.zeros_like, x, (1, 2)).any()
+    weight = torch.ones(1, 1, 5, 7, requires_grad=True)
+    assert not receptive_field(lambda x: 2 * weight, x, (1, 2)).any()
+
+
+def test_a_module_is_called_in_eval_mode_and_left_as_it_was():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.9), nn.BatchNorm2d(3)).double()
+    model[2].eval()
+    x = random_map(2, 3, 5, 7)
+    with torch.no_grad():
+        field = receptive_field(model, x, (1, 2))
+    assert torch.equal(field > 0, square(5, 7, 1, 2))
+    assert [module.training for module in model] == [True, True, False] and model.training
+    assert model[0].num_batches_tracked == 0 and model[0].weight.grad is None
+    assert x.grad is None and not x.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "place", "message"),
+    [
+        (lambda x: x, torch.ones(2, 5, 7), (0, 0), r"\(B, C, H, W\), none of them 0, got .*\(2, 5, 7\)"),
+        (lambda x: x, torch.ones(1, 2, 5, 7).int(), (0, 0), "floating-point .* got torch.int32"),
+        (lambda x: x.mean((2, 3)), torch.ones(1, 2, 5, 7), (0, 0), r"\(1, C', H', W'\), got \(1, 2\)"),
+        (lambda x: x[:1], torch.ones(3, 2, 5, 7), (0, 0), r"\(3, C', H', W'\), got \(1, 2, 5, 7\)"),
+        (lambda x: (x, x), torch.ones(1, 2, 5, 7), (0, 0), "got tuple"),
+        (lambda x: x, torch.ones(1, 2, 5, 7), (5, 0), r"place \(5, 0\) lies outside .* 5 x 7"),
+        (lambda x: x, torch.ones(1, 2, 5, 7), (0, -8), r"place \(0, -8\) lies outside .* 5 x 7"),
+    ],
+)
+def test_what_has_no_receptive_field_is_refused_with_its_shape(function, x, place, message):
+    with pytest.raises(ValueError, match=message):
+        receptive_field(function, x, place)
+
+
+# --- Does it look where it should? ---------------------------------------------------------------------------
+
+
+def test_a_map_and_a_mask_by_hand():
+    weights = torch.tensor([[[4.0, 1.0], [3.0, 2.0]]])
+    masks = torch.tensor([[[True, False], [False, True]]])
+    found = attention_on_mask(weights, masks)
+    # 6 of 10 on half of the area; the largest is on it; of the four pairs, 4 > 1, 4 > 3, 2 > 1 and not 2 > 3.
+    by_hand = {"share": 0.6, "chance": 0.5, "lift": 1.2, "hit": 1.0, "above": 0.75}
+    assert found.keys() == by_hand.keys()
+    for name, value in by_hand.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], torch.tensor([value]))
+
+
+def masks_and_maps(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(11, 5, 7, generator=generator) < 0.3
+    masks[:, 0, 0], masks[:, 0, 1] = True, False
+    return masks, torch.rand(11, 5, 7, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("level", [0.25, 3.0])
+def test_a_uniform_map_is_at_chance_in_every_measure(level):
+    masks, maps = masks_and_maps()
+    found = attention_on_mask(torch.full_like(maps, level), masks)
+    torch.testing.assert_close(found["chance"], masks.double().mean((1, 2)))
+    torch.testing.assert_close(found["share"], found["chance"])
+    torch.testing.assert_close(found["hit"], found["chance"])
+    torch.testing.assert_close(found["lift"], torch.ones(11, dtype=torch.float64))
+    torch.testing.assert_close(found["above"], torch.full((11,), 0.5, dtype=torch.float64))
+
+
+def test_a_map_that_is_the_mask_or_all_but_the_mask_has_everything_or_nothing():
+    masks, _ = masks_and_maps()
+    right, wrong = attention_on_mask(masks.float(), masks), attention_on_mask((~masks).float(), masks)
+    for name in ("share", "hit", "above"):
+        assert torch.equal(right[name], torch.ones(11)) and torch.equal(wrong[name], torch.zeros(11))
+    torch.testing.assert_close(right["lift"], 1 / right["chance"])
+
+
+def test_the_measures_agree_with_their_definitions_pair_by_pair():
+    masks, maps = masks_and_maps()
+    maps = (4 * maps).round() / 4  # ties
+    found = attention_on_mask(maps, masks)
+    for i, (mask, values) in enumerate(zip(masks, maps, strict=True)):
+        on, off = values[mask][:, None], values[~mask][None]
+        above = ((on > off).double() + 0.5 * (on == off).double()).mean()
+        assert found["above"][i].item() == pytest.approx(above.item())
+        assert found["share"][i].item() == pytest.approx((on.sum() / values.sum()).item())
+        ties = values == values.max()
+        assert found["hit"][i].item() == pytest.approx((ties & mask).sum().item() / ties.sum().item())
+
+
+def test_the_scale_changes_nothing_and_any_growing_function_leaves_rank_and_hit():
+    masks, maps = masks_and_maps()
+    found, scaled, bent = (attention_on_mask(m, masks) for m in (maps, 37 * maps, maps**3))
+    for name in found:
+        torch.testing.assert_close(scaled[name], found[name])
+    for name in ("hit", "above", "chance"):
+        assert torch.equal(bent[name], found[name])
+    assert not torch.allclose(bent["share"], found["share"])
+
+
+def test_each_image_is_judged_alone_and_a_map_of_zeros_has_no_share():
+    masks, maps = masks_and_maps()
+    whole = attention_on_mask(maps, masks)
+    for i in range(11):
+        alone = attention_on_mask(maps[i : i + 1], masks[i : i + 1])
+        assert all(torch.equal(alone[name][0], whole[name][i]) for name in whole)
+    zeros = attention_on_mask(torch.zeros_like(maps), masks)
+    assert not zeros["share"].any() and torch.equal(zeros["hit"], zeros["chance"])
+
+
+def test_masks_may_be_numbers_and_nothing_is_written_to():
+    masks, maps = masks_and_maps()
+    before = maps.clone()
+    numbers = attention_on_mask(maps, masks.long() * 3)
+    assert torch.equal(numbers["share"], attention_on_mask(maps, masks)["share"])
+    assert torch.equal(maps, before)
+
+
+ONES = torch.ones(2, 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("weights", "masks", "message"),
+    [
+        (ONES[0], ONES[0], r"\(B, H, W\).* got torch.float32 \(5, 7\)"),
+        (ONES, ONES[:1], r"got torch.float32 \(2, 5, 7\) and \(1, 5, 7\)"),
+        (ONES.int(), ONES, "floating-point .* got torch.int32"),
+        (-ONES, ONES, "at least 0, got -1.0 to -1.0"),
+        (ONES / 0, ONES, "finite and at least 0, got inf to inf"),
+        (ONES, ONES, "1 to 34 of 35 pixels, number 0 holds 35"),
+        (ONES, torch.cat([ONES[:1].tril(), 0 * ONES[:1]]), "number 1 holds 0"),
+    ],
+)
+def test_a_map_that_cannot_be_held_against_a_mask_is_refused_with_its_numbers(weights, masks, message):
+    with pytest.raises(ValueError, match=message):
+        attention_on_mask(weights, masks)

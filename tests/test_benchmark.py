@@ -404,7 +404,8 @@ def test_the_standard_suite_holds_the_cases_that_are_promised():
     for mode in ("forward", "training"):
         for size in [(8, 512, 512, 8), (1, 4096, 512, 8)]:
             assert ("multi-head-attention", "without weights", mode, size) in held
-        assert ("cbam", "", mode, (32, 256, 56, 56)) in held
+        for gate in ("cbam", "squeeze-and-excitation", "efficient-channel-attention"):
+            assert (gate, "", mode, (32, 256, 56, 56)) in held
     assert ("self-attention-2d", "", "forward", (1, 64, 96, 96)) in held
 
 

@@ -747,3 +747,14 @@ def test_a_channel_is_weighted_by_its_neighbours_in_the_list_and_by_no_other():
 def test_sizes_that_make_no_relative_are_refused_with_their_numbers(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["SqueezeExcitation", "EfficientChannelAttention"])
+def test_a_relative_in_training_takes_no_more_memory_than_its_formula(name, both_paths):
+    x, upstream = torch.randn(3, 64, 29, 31, requires_grad=True), torch.ones(3, 64, 29, 31)
+
+    def step(module):
+        module = getattr(module, name)(64)
+        return peak_bytes(lambda: torch.autograd.grad(module(x), [x, *module.parameters()], upstream))
+
+    assert step(cnn) <= 1.01 * step(PEERS)

@@ -210,6 +210,18 @@ def test_elementwise_work_by_hand():
     # 2 maps of 3 channels and 20 places, 1 hidden unit.
     price = complexity.cost("cbam", batch=2, channels=3, height=4, width=5)
     assert price.elementwise == (2 * 120 + 2 * 2 + 5 * 6 + 120) + (2 * 120 + 4 * 40 + 120)
+    # The relatives pool once: a hidden unit and 3 channels with biases; 3 channels without.
+    image = {"batch": 2, "channels": 3, "height": 4, "width": 5}
+    squeeze = complexity.cost("squeeze-and-excitation", **image)
+    assert squeeze.elementwise == 120 + 2 * (1 + 3) + 2 * 1 + 4 * 6 + 120
+    efficient = complexity.cost("efficient-channel-attention", **image)
+    assert efficient.elementwise == 120 + 4 * 6 + 120 and efficient.sizes["kernel_size"] == 1
+
+
+@pytest.mark.parametrize("mechanism", ["cbam", "spatial-attention", "efficient-channel-attention"])
+def test_an_even_kernel_has_no_price(mechanism):
+    with pytest.raises(ValueError, match="kernel_size must be odd, got 4"):
+        complexity.cost(mechanism, batch=1, channels=8, height=5, width=7, kernel_size=4)
 
 
 class _Arithmetic(TorchDispatchMode):

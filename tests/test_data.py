@@ -76,12 +76,14 @@ def parts_images(parts):
 def test_the_recorded_scenes_are_the_same_everywhere():
     scenes = data.cluttered_digits()
     assert (len(scenes.train.images), len(scenes.test.images)) == (4000, 1000)
-    for part, ink, labels, corner in (
-        (scenes.train, 461_216, 17_964, 74_385),
-        (scenes.test, 116_404, 4_479, 18_377),
+    for part, grey, ink, labels, corner in (
+        (scenes.train, 2_876_290_975, 461_216, 17_964, 74_385),
+        (scenes.test, 728_209_172, 116_404, 4_479, 18_377),
     ):
+        levels = (256 * part.images).long()
+        assert torch.equal(levels.float() / 256, part.images)  # whole 256ths: no rounding, on no machine
         found = int(part.masks.sum()), int(part.labels.sum()), int(part.boxes[:, :2].sum())
-        assert found == (ink, labels, corner)
+        assert (int((levels * torch.arange(1, 33)).sum()), *found) == (grey, ink, labels, corner)
 
 
 def test_the_mask_is_the_ink_of_the_digit_that_is_named(clutter):

@@ -142,6 +142,21 @@ def test_shapes_and_other_image_sizes(model):
     assert isinstance(transformer_cnn_hybrid(SHAPE, CLASSES), HybridAttentionModel)
 
 
+def test_the_maps_of_every_attention_come_out_and_the_logits_stay(model):
+    images = torch.randn(B, *SHAPE)
+    logits, weights = model(images, need_weights=True)
+    torch.testing.assert_close(logits, model(images), atol=1e-5, rtol=1e-5)
+    assert list(weights) == ["cbam1", "cbam2", "self_attention", "blocks"]
+    assert [w.shape for w in weights["cbam1"]] == [(B, 64, 1, 1), (B, 1, HEIGHT, WIDTH)]
+    assert [w.shape for w in weights["cbam2"]] == [(B, 128, 1, 1), (B, 1, HEIGHT // 2, WIDTH // 2)]
+    n = (HEIGHT // 4) * (WIDTH // 4)
+    assert weights["self_attention"].shape == (B, n, n)
+    assert [w.shape for w in weights["blocks"]] == 3 * [(B, 8, 64, 64)]
+    for rows in (weights["self_attention"], *weights["blocks"]):
+        torch.testing.assert_close(rows.sum(-1), torch.ones(rows.shape[:-1]))
+    assert not torch.equal(weights["blocks"][0], weights["blocks"][1])
+
+
 def test_images_of_a_batch_do_not_meet(model):
     images = torch.randn(B, *SHAPE)
     together = model(images)

@@ -1,11 +1,21 @@
 """Relations that hold for every attention mechanism, over drawn shapes, masks and dtypes."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn_course.cnn import CBAM, ChannelAttention, SelfAttention2D, SpatialAttention
+import attn_course
+from attn_course.cnn import (
+    CBAM,
+    ChannelAttention,
+    EfficientChannelAttention,
+    SelfAttention2D,
+    SpatialAttention,
+    SqueezeExcitation,
+)
 from attn_course.positional import (
     LearnedPositionalEncoding,
     PositionalEncoding,
@@ -222,6 +232,8 @@ MECHANISMS = {
     ),
     "SpatialAttention": (lambda: SpatialAttention(3), lambda module, x: module(x), 4),
     "ChannelAttention": (lambda: ChannelAttention(16), lambda module, x: module(x), 4),
+    "SqueezeExcitation": (lambda: SqueezeExcitation(16), lambda module, x: module(x), 4),
+    "EfficientChannelAttention": (lambda: EfficientChannelAttention(16), lambda module, x: module(x), 4),
     "CBAM": (lambda: CBAM(16, kernel_size=3), lambda module, x: module(x), 4),
     "SelfAttention2D": (lambda: SelfAttention2D(16), lambda module, x: module(x), 4),
 }
@@ -265,6 +277,26 @@ def test_gradients_pass_the_check_by_finite_differences(name):
     parameters = [p for p in module.parameters() if p.numel() <= 64]
     if parameters:
         assert torch.autograd.gradcheck(lambda *_: call(module, x.detach()), tuple(parameters))
+
+
+def attentions():
+    """Every public module or function that attends."""
+    homes = ("transformer", "cnn", "window", "hybrid")
+    for name, home in attn_course._HOME.items():
+        found = getattr(attn_course, name)
+        if home not in homes or name.endswith("_example"):
+            continue
+        if isinstance(found, type):
+            yield name, found.forward
+        elif name.endswith("_attention"):
+            yield name, found
+
+
+def test_every_attention_hands_out_its_weights_through_its_own_forward_path():
+    found = dict(attentions())
+    assert {"MultiHeadAttention", "CBAM", "sliding_window_attention", "HybridAttentionModel"} <= set(found)
+    for name, call in found.items():
+        assert "need_weights" in inspect.signature(call).parameters, name
 
 
 @pytest.mark.parametrize("name", ["MultiHeadAttention", "TransformerBlock", "SelfAttention2D"])

@@ -77,6 +77,18 @@ def test_gradients_pass_the_check_by_finite_differences():
     )
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(("n", "window"), [(7, 2), (211, 3), (131, 200)])
+def test_the_weights_are_those_of_the_band_and_give_the_same_output(n, window, is_causal):
+    q, k, v = qkv(n)
+    output, weights = sliding_window_attention(q, k, v, window, is_causal=is_causal, need_weights=True)
+    assert weights.shape == (2, 3, n, n)
+    assert not weights[..., ~sliding_window_mask(n, window, is_causal=is_causal)].any()
+    close(weights.sum(-1), torch.ones(2, 3, n, dtype=torch.float64))
+    close(weights @ v, output)
+    close(output, sliding_window_attention(q, k, v, window, is_causal=is_causal))
+
+
 class Largest(TorchDispatchMode):
     """Elements of the largest tensor that is made, and of all of them together."""
 

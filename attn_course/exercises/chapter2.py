@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..positional import sinusoidal_encoding
+from .runner import by_position
 from .task import Case, Inputs, Task
 
 # ---------------------------------------------------------------------------------- sinusoidal-encoding
@@ -149,7 +150,7 @@ def _two_pairs(g: torch.Generator) -> Inputs:
 
 
 def _turns_halves(candidate: Any, width: int) -> bool:
-    """Whether the first number of a vector turns together with the first of the second half, not with its neighbour."""
+    """Whether a vector's first number turns together with the first of the second half, not with its neighbour."""
     probe = torch.zeros(1, width)
     probe[0, 0] = 1.0
     try:
@@ -163,14 +164,14 @@ def _turns_halves(candidate: Any, width: int) -> bool:
 
 def _turn(candidate: Any, inputs: Inputs, leaves: dict[str, torch.Tensor]) -> Any:
     """Both pairings are right: one of halves is shown, and gives back, its pairs in the order of neighbours."""
-    x, *rest = inputs.values()
+    x = inputs["x"]
     width = x.shape[-1]
     if width == 2 or not _turns_halves(candidate, width):
-        return candidate(x, *rest)
+        return by_position(candidate, inputs, ("base",))
     to_halves = torch.arange(width).reshape(-1, 2).T.flatten()
     given = x[..., to_halves]
     before = given.detach().clone()
-    result = candidate(given, *rest)
+    result = by_position(candidate, {**inputs, "x": given}, ("base",))
     if not torch.equal(given.detach(), before):  # it wrote into what it was given: let that be seen
         with torch.no_grad():
             x[..., to_halves] = given

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from .judge import Answer, Mistake
@@ -72,6 +73,22 @@ def _cosines_that_fit(angle: Tensor, d_model: int) -> Tensor:
     return angle.cos()[:, : d_model // 2]
 
 
+def _by_columns(max_len: int, d_model: int) -> Tensor:
+    """Two columns at a time, also where only one is left."""
+    table, position = torch.zeros(max_len, d_model), torch.arange(max_len, dtype=torch.float64)
+    for column, rate in zip(range(0, d_model, 2), _rates(d_model), strict=True):
+        table[:, column] = torch.sin(position * rate)
+        table[:, column + 1] = torch.cos(position * rate)
+    return table
+
+
+def _in_numpy(max_len: int, d_model: int) -> Tensor:
+    table, angle = np.zeros((max_len, d_model)), np.arange(max_len)[:, None] * _rates(d_model).numpy()
+    table[:, 0::2] = np.sin(angle)
+    table[:, 1::2] = np.cos(angle)
+    return torch.from_numpy(table).float()
+
+
 def _in_float32(angles: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[..., Any]:
     """``angles`` of the positions ``(n, 1)``, twice the pairs' numbers, and the width, all in float32."""
 
@@ -136,6 +153,8 @@ _SINUSOIDAL_ENCODING = Answer(
                 _sinusoids(lambda d: torch.ones_like(_pairs(d)))),
         Mistake("base-1000", f"The base is not the one of the formula. {_RATE}",
                 _sinusoids(lambda d: 1000.0 ** (-_pairs(d) / d))),
+        Mistake("base-of-e", f"The base has become e: is a logarithm missing in the exponential? {_RATE}",
+                _sinusoids(lambda d: torch.exp(-_pairs(d) / d))),
         Mistake("positions-from-1", "The first row is position 1. From where are positions counted here?",
                 _sinusoids(positions=lambda n: torch.arange(1, n + 1, dtype=torch.float64))),
         Mistake("positions-as-fractions", "The positions were divided by the length, so the same position gets "
@@ -149,7 +168,7 @@ _SINUSOIDAL_ENCODING = Answer(
                 _sinusoids(result=lambda t: t[None]), _sinusoids(result=lambda t: t[:, None])),
         Mistake("odd-width", "An odd width fails: there are more sines than columns for cosines. Count both for "
                 "width 5.",
-                _by_slices(_every_cosine), _by_slices(_every_cosine, torch.float32)),
+                _by_slices(_every_cosine), _by_slices(_every_cosine, torch.float32), _by_columns, _in_numpy),
         Mistake("a-column-too-many", "An odd width got one column more. Count the columns for width 5.",
                 _sinusoids(lay_out=lambda s, c, d: torch.stack([s, c], -1).flatten(1)),
                 _sinusoids(lay_out=lambda s, c, d: torch.cat([s, c], 1))),
@@ -159,13 +178,7 @@ _SINUSOIDAL_ENCODING = Answer(
                 _sinusoids(lay_out=lambda s, c, d: torch.cat(
                     [_interleave(s, c, d - d % 2), torch.zeros(len(s), d % 2)], 1))),
         Mistake("float32-angles", _ROUNDING,
-                _in_float32(lambda p, two_i, d: p * torch.exp(two_i * (-math.log(10000.0) / d))),
-                _in_float32(lambda p, two_i, d: p / 10000.0 ** (two_i / d)),
-                _in_float32(lambda p, two_i, d: p * 10000.0 ** (-two_i / d)),
-                _in_float32(lambda p, two_i, d: p * (1.0 / 10000.0 ** (two_i / d))),
-                _in_float32(lambda p, two_i, d: p * torch.exp(-math.log(10000.0) * two_i / d)),
-                _in_float32(lambda p, two_i, d: p * torch.exp(-two_i / d * math.log(10000.0))),
-                _in_float32(lambda p, two_i, d: p / torch.exp(two_i / d * math.log(10000.0)))),
+                _in_float32(lambda p, two_i, d: p / 10000.0 ** (two_i / d)), loose=2e-3),
     ),
 )  # fmt: skip
 
@@ -205,8 +218,20 @@ def _first_pair_only(rate: Tensor, k: int, d: int) -> Tensor:
     return k * rate * (torch.arange(len(rate)) == 0)
 
 
+def _stacked_blocks(k: int, d_model: int) -> Tensor:
+    angle = k * _rates(d_model)
+    rows = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], dim=-1)
+    return rows.reshape(-1, 2, 2).float()
+
+
+def _encoding(position: int, d_model: int) -> Tensor:
+    angle = (position * _rates(d_model))[None]
+    return _interleave(angle.sin(), angle.cos(), d_model)[0].float()
+
+
 _ADDITION = (
-    "Write sin((p + k)ω) and cos((p + k)ω) with the addition formulas: what stands before sin pω, what before cos pω?"
+    "Write sin((p + k)ω) and cos((p + k)ω) with the addition formulas: what stands before sin pω, and what before "
+    "cos pω?"
 )
 
 _SHIFT_MATRIX = Answer(
@@ -228,6 +253,7 @@ _SHIFT_MATRIX = Answer(
                 f"that holds the sine *first*? {_ADDITION}", _blocks(block=lambda c, s: [[c, -s], [s, c]])),
         Mistake("only-forward", "It moves forward also where `k` is below 0.",
                 _blocks(lambda rate, k, d: abs(k) * rate)),
+        Mistake("k-ignored", "It always moves by one position, whatever `k` is.", _blocks(lambda rate, k, d: rate)),
         Mistake("one-too-far", "It moves by one position too many.", _blocks(lambda rate, k, d: (k + 1) * rate)),
         Mistake("one-too-few", "It moves by one position too few.", _blocks(lambda rate, k, d: (k - 1) * rate)),
         Mistake("one-rate", "Every pair is turned by the same angle, but each hand of the clock has its own rate.",
@@ -254,6 +280,13 @@ _SHIFT_MATRIX = Answer(
                 _blocks(_first_pair_only)),
         Mistake("rows-rolled", "It moves the entries of a vector, not the position that the vector stands for.",
                 lambda k, d_model: torch.eye(d_model).roll(k, 0), lambda k, d_model: torch.eye(d_model).roll(k, 1)),
+        Mistake("blocks-not-joined", "The blocks are stacked, one matrix for each pair. How do they stand in one "
+                "matrix that acts on a whole vector, and leaves each pair to itself?", _stacked_blocks),
+        Mistake("encoding-on-the-diagonal", "Each number is multiplied by one of position k. A new sine is made of the "
+                f"old sine and the old cosine. {_ADDITION}", lambda k, d_model: torch.diag(_encoding(k, d_model))),
+        Mistake("right-for-one-position", "It moves position 0 to k, and no other position as it should: position p "
+                "has no place in the matrix.",
+                lambda k, d_model: torch.outer(_encoding(k, d_model), _encoding(0, d_model)) / (d_model / 2)),
         Mistake("does-nothing", "It changes nothing: every vector stays what it was.",
                 lambda k, d_model: torch.eye(d_model)),
     ),
@@ -362,6 +395,25 @@ def _chained(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([first, second], dim=-1)
 
 
+def _pairs_last(x: Tensor, positions: Tensor, base: float) -> Tensor:
+    return apply_rotary(x, positions, base).unflatten(-1, (-1, 2))
+
+
+def _only_for(rank: int) -> Callable[..., Any]:
+    """Takes the shape apart into ``rank`` names."""
+
+    def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
+        if rank == 4:
+            _batch, _heads, _n, _d = x.shape
+        elif rank == 3:
+            _batch, _n, _d = x.shape
+        else:
+            _n, _d = x.shape
+        return apply_rotary(x, positions, base)
+
+    return rotate
+
+
 _ANGLE = "Write down the angle of pair 1 at position 1, and compare it with yours."
 _MIXED = (
     "The angles are laid out for one pairing and the partners for the other, so two numbers that should turn "
@@ -429,6 +481,19 @@ _ROTARY_EMBEDDING = Answer(
                 "each pair is turned.", _added),
         Mistake("cosine-only", "Every number is multiplied by a cosine, and its partner has no part in it: the "
                 "length is not kept.", _times_cosine),
+        Mistake("degrees", "The angles were converted as if they were degrees: they are radians already.",
+                _rotation(angles=lambda p, r: torch.deg2rad(_product(p, r)))),
+        Mistake("leading-dimensions", "It works for one number of dimensions of `x` alone. Count dimensions from the "
+                "end, and any number in front of them takes care of itself.",
+                _only_for(4), _only_for(3), _only_for(2)),
+        Mistake("along-the-heads", "The angles go along the dimension before the positions. In `(…, n, d)` the "
+                "positions are the last dimension but one: does the table of angles need another dimension at all?",
+                _rotation(angles=lambda p, r: _product(p, r)[:, None])),
+        Mistake("complex", "The result is complex, one number for each pair. How does it become `d` real numbers "
+                "again?",
+                lambda x, positions, base=10000.0: torch.view_as_complex(_pairs_last(x, positions, base))),
+        Mistake("pairs-not-joined", "The pairs are right, and lie in a dimension of their own. How do they become one "
+                "vector again?", lambda x, positions, base=10000.0: _pairs_last(x, positions, base)),
         Mistake("first-with-last", "The pairs are made from the outside in, the first number with the last. "
                 "Neighbours or halves are what is asked for.",
                 _rotation(pairs=lambda x: (x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :].flip(-1)),
@@ -523,6 +588,21 @@ _ALIBI_BIAS = Answer(
                 _bias(lambda h: torch.exp(-8.0 * _count(h) / h))),
         Mistake("one-slope", "All heads have the same slope.", _bias(lambda h: torch.full((h,), 2.0 ** (-8.0 / h)))),
         Mistake("no-slope", "The distances are not multiplied by a slope.", _bias(lambda h: torch.ones(h))),
+        Mistake("exponent-rounded", f"The exponent was rounded to a whole number. {_SLOPE} Sixteen heads begin with "
+                "2^(−1/2).",
+                _bias(lambda h: 2.0 ** -(8 * _count(h) // h)), _bias(lambda h: 2.0 ** (-8 * _count(h) // h)),
+                _bias(lambda h: 2.0 ** -(8 // h * _count(h)))),
+        Mistake("exponent-upside-down", f"The exponent grows where it should fall: what is above and what below the "
+                f"fraction? {_SLOPE}",
+                _bias(lambda h: 2.0 ** (-8 / _count(h))), _bias(lambda h: 2.0 ** (-8 * h / _count(h))),
+                _bias(lambda h: 2.0 ** (-h * _count(h) / 8))),
+        Mistake("divided-by-length", "The distances were divided by the length: the same two places get another bias "
+                "in a longer sequence.",
+                lambda h, n: alibi_bias(h, n) / n, lambda h, n: alibi_bias(h, n) / max(n - 1, 1)),
+        Mistake("slopes-alone", "These are the slopes. What is each of them multiplied with?",
+                lambda h, n: -_slopes(h), lambda h, n: _slopes(h), lambda h, n: -_slopes(h)[:, None, None]),
+        Mistake("last-query-alone", "This is the row of one query, the last. The others have distances of their own.",
+                _bias(result=lambda b: b[:, -1:])),
         Mistake("heads-last", "The heads are the last dimension; they should be the first.",
                 _bias(result=lambda b: b.permute(1, 2, 0))),
         Mistake("one-map", "There is one map for all heads. Each head has its own.",

@@ -5,7 +5,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -19,11 +19,15 @@ from .task import Case, Inputs, Task, make_inputs
 class Mistake:
     """A well-known wrong answer, in one or more forms.
 
-    ``says`` names the mistake and the thought to repair, without the repair.
+    ``says`` names the mistake and the thought to repair, without the repair. A mistake of rounding has as many forms
+    as there are ways to write it: where a case says how exact a number has to be, what is wrong and within ``loose``
+    of the form that stands here counts as this mistake.
     """
 
-    def __init__(self, id: str, says: str, *candidates: Callable[..., Any]) -> None:
-        self.id, self.says, self.candidates = id, says, candidates
+    def __init__(
+        self, id: str, says: str, *candidates: Callable[..., Any], loose: float | None = None
+    ) -> None:
+        self.id, self.says, self.candidates, self.loose = id, says, candidates, loose
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def _as_float(data: np.ndarray) -> np.ndarray:
 
 def _differs(seen: np.ndarray, expected: np.ndarray, dtype: str, case: Case) -> np.ndarray:
     """Where two arrays of one shape differ: NaN equals NaN, infinity itself."""
-    if expected.dtype.kind not in "f" and seen.dtype.kind not in "f":
+    if expected.dtype.kind not in "fc" and seen.dtype.kind not in "fc":
         return seen != expected
     seen, expected = _as_float(seen), _as_float(expected)
     near_enough = allowed(case, dtype, expected)
@@ -198,6 +202,8 @@ _FAULT_GUESSES = (
     ("RuntimeError", "a leaf Variable that requires grad", "It writes into one of its inputs."),
     ("RuntimeError", "numpy() on Tensor that requires grad", "A round trip through numpy cuts the gradient."),
     ("RuntimeError", "without overflow", "That number does not fit into the dtype of the scores."),
+    ("RuntimeError", "Integers to negative integer powers", "A tensor of integers has no negative powers: make one of "
+     "the two a float."),
     ("RuntimeError", "modified by an inplace operation", "The backward pass needs what was written over: make a new "
      "tensor instead (`torch.where`, `masked_fill`)."),
     ("RuntimeError", "with a bool tensor is not supported", "A bool mask is no number. Ask it a question whose answer "
@@ -269,7 +275,9 @@ def _problem(task: Task, case: Case, seen: Observation, right: Observation) -> P
     assert right.result is not None
     result = seen.result or Seen("none", "None")
     if result.kind == "none" and right.result.kind != "none":
-        wanted = f"({', '.join(task.returns)})" if len(task.returns) > 1 else _kind_name(right.result)
+        parts = [name for name in task.returns if name.isidentifier()]  # others are what ``act`` made
+        first = right.result.items[0] if right.result.items else right.result
+        wanted = f"({', '.join(parts)})" if len(parts) > 1 else _kind_name(first)
         text = f"It did its work and returned None; expected {wanted}. Is the `return` at its end missing?"
         return Problem("returns-none", text)
     if seen.wrote_into:
@@ -341,18 +349,25 @@ def same(one: Observation, other: Observation, case: Case) -> bool:
 
 
 def _explained(
-    task: Task, seed: int, candidate: Callable[..., Any], seen: dict[str, Observation], first: str
-) -> tuple[set[str], set[str]]:
+    task: Task, seed: int, candidate: Callable[..., Any], seen: dict[str, Observation], failing: list[str],
+    loose: float | None = None,
+) -> tuple[set[str], set[str]]:  # fmt: skip
     """The cases in which a wrong ``candidate`` differs from the right answer; those where it did what was seen.
 
-    Begins with the case ``first`` and ends as soon as the mistake can no longer be the one that was made.
+    Begins with the first failing case and ends as soon as the mistake can no longer be the one that was made.
     """
+    first = failing[0]
     cases = {case.name: case for case in sorted(task.cases, key=lambda case: case.name != first)}
     right = _expected(task, seed)
     differing, matching = set(), set()
     for wrong in observe_own(task, candidate, cases.values(), seed):
         name, case = wrong.case, cases[wrong.case]
-        if not same(wrong, right[name], case):
+        if loose is not None and case.within is not None:
+            if name in failing:
+                differing.add(name)
+                if same(wrong, seen[name], replace(case, within=loose)):
+                    matching.add(name)
+        elif not same(wrong, right[name], case):
             differing.add(name)
             if name in seen and same(wrong, seen[name], case):
                 matching.add(name)
@@ -374,7 +389,9 @@ def diagnose(
 
     def work(job: Job, watch: Watch) -> None:
         for mistake, candidate in [(m, c) for m in answer(task).mistakes for c in m.candidates]:
-            differing, matching = _explained(task, seed, candidate, seen, failing[0])
+            differing, matching = _explained(task, seed, candidate, seen, failing, mistake.loose)
+            if mistake.loose is not None and len(matching) < len(failing):
+                continue  # rounding is to blame only for what nothing else explains
             whole = bool(matching) and matching == differing
             part = failing[0] in matching and len(matching) >= max(3, math.ceil(len(failing) / 3))
             if (whole or part) and (failing[0] in matching or any(seen[n].fault is None for n in matching)):

@@ -262,6 +262,61 @@ def _outcome(model: nn.Module, history: History, task: Any, learning_rate: float
     }
 
 
+# --- Is the attention used? --------------------------------------------------------------------------------
+
+
+def fixed_accuracy(model: nn.Module, task: Any, count: int = 1000) -> float:
+    """Accuracy on the test images when attention no longer depends on the image.
+
+    Every gate is set to its mean over ``count`` training images, and `SelfAttention2D` adds nothing, as with
+    ``gamma = 0``. A network that uses what its attention says about an image loses by it.
+    """
+    images = prepared(model, task.train.images[:count], task.train.images)
+    modules = [m for m in model.modules() if isinstance(m, (CBAM, *_GATES, SelfAttention2D))]
+    gates = [_mean_gates(model, module, images) for module in modules]
+
+    def fix(gate: Tensor | None) -> Callable[..., Tensor]:
+        return lambda module, inputs, output: inputs[0] if gate is None else inputs[0] * gate
+
+    handles = [module.register_forward_hook(fix(gate)) for module, gate in zip(modules, gates, strict=True)]
+    try:
+        named = predictions(model, prepared(model, task.test.images, task.train.images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return (named == task.test.labels).float().mean().item()
+
+
+def _attention_used(model: nn.Module, task: Any) -> dict[str, float]:
+    """``fixed_accuracy``, and ``gamma`` where there is one."""
+    found = {"fixed_accuracy": round(fixed_accuracy(model, task), 4)}
+    for module in model.modules():
+        if isinstance(module, SelfAttention2D):
+            found["gamma"] = round(module.gamma.item(), 4)
+    return found
+
+
+_GATES = (SqueezeExcitation, EfficientChannelAttention)
+
+
+def _mean_gates(model: nn.Module, module: nn.Module, images: Tensor) -> Tensor | None:
+    """What ``module`` multiplies its input by, on average over images, inside ``model``; None for self-attention."""
+    if isinstance(module, SelfAttention2D):
+        return None
+    found: list[Tensor] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        handle.remove()  # the call below comes here again
+        weights = module(inputs[0], need_weights=True)[1]
+        found.append(weights[0] * weights[1] if isinstance(weights, tuple) else weights)
+
+    for part in images.split(250):
+        handle = module.register_forward_pre_hook(note)
+        with torch.no_grad():
+            model(part)
+    return torch.cat([gate.mean(dim=0, keepdim=True) * len(gate) for gate in found]).sum(dim=0) / len(images)
+
+
 # --- Does it look at the digit? ----------------------------------------------------------------------------
 
 
@@ -314,17 +369,16 @@ def _by_stage(weights: dict[Any, Any]) -> list[Any]:
 
 
 def on_mask(maps: Tensor, masks: Tensor) -> dict[str, float]:
-    """How much of each map lies on the mask, and how that compares with the masks of other images.
+    """Means over the images of `analysis.attention_on_mask`, and the same against the masks of other images.
 
     Args:
         maps: ``(N, H, W)``, not negative.
         masks: ``(N, H, W)`` bool.
 
     Returns:
-        ``share``: the part of a map's mass that lies on the mask; ``hits``: how often the map is largest on the mask
-        (ties count in part); ``above``: how often a pixel on the mask has more than one beside it (ties count half),
-        which does not depend on the map's scale. Each is a mean over the images, and each is there with
-        ``_shuffled`` added to its name: the same against other images' masks. ``lift``: ``share / share_shuffled``.
+        ``share``, ``hits`` and ``above`` (there: ``share``, ``hit``, ``above``), and each with ``_shuffled`` added to
+        its name: the mean over ten shifts of the masks along the images, with the ranks worked out once for all.
+        ``lift`` is ``share / share_shuffled``.
     """
     mass = maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     largest = (maps == maps.amax(dim=(1, 2), keepdim=True)).float()
@@ -576,7 +630,7 @@ def run_cluttered_digits(
             name, seed, task, steps=steps, batch_size=batch_size, learning_rate=rate, widths=widths,
             reduction=reduction,
         )  # fmt: skip
-        equal_training[name] = _outcome(model, history, task, rate)
+        equal_training[name] = {**_outcome(model, history, task, rate), **_attention_used(model, task)}
         looks[name] = looks_at_the_digit(model, task)
         kept[name] = model.cpu()
     budget = max(entry["flops"] for entry in equal_training.values())
@@ -626,7 +680,11 @@ def run_attention_cnn_longer(
     model, history = train_classifier(
         "attention-cnn", seed, task, steps=steps, batch_size=batch_size, learning_rate=learning_rate
     )
-    outcome = {**_outcome(model, history, task, learning_rate), "looks": looks_at_the_digit(model, task)}
+    outcome = {
+        **_outcome(model, history, task, learning_rate),
+        **_attention_used(model, task),
+        "looks": looks_at_the_digit(model, task),
+    }
     return outcome, model.cpu().half()  # under 1 MB; `load_state_dict` copies it back into float32
 
 

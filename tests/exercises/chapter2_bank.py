@@ -97,6 +97,33 @@ def table_as_usual(max_len, d_model):
     return pe
 
 
+def table_of_angles(angle, d_model):
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :d_model].float()
+
+
+def table_float32_rates(max_len, d_model):
+    """Positions in float64, and rates that were rounded before they met them."""
+    rate = 10000 ** (-torch.arange(0, d_model, 2) / d_model)
+    return table_of_angles(torch.arange(max_len, dtype=torch.float64)[:, None] * rate, d_model)
+
+
+def table_numpy_as_usual(max_len, d_model):
+    pe, position = np.zeros((max_len, d_model)), np.arange(max_len)[:, np.newaxis]
+    div_term = np.exp(np.arange(0, d_model, 2) * -(np.log(10000.0) / d_model))
+    pe[:, 0::2] = np.sin(position * div_term)
+    pe[:, 1::2] = np.cos(position * div_term)
+    return torch.tensor(pe, dtype=torch.float32)
+
+
+def table_loops_as_usual(max_len, d_model):
+    pe = torch.zeros(max_len, d_model)
+    for p in range(max_len):
+        for i in range(0, d_model, 2):
+            pe[p, i] = math.sin(p / 10000 ** (i / d_model))
+            pe[p, i + 1] = math.cos(p / 10000 ** (i / d_model))
+    return pe
+
+
 def table_loops_with(angle, odd=math.cos, even=math.sin, first=0):
     def encode(max_len, d_model):
         return torch.tensor(
@@ -318,6 +345,28 @@ def rotary_written_over(x, positions, base=10000.0):
     return torch.stack([a, a * angle.sin() + b * angle.cos()], -1).flatten(-2)
 
 
+def rotary_four_dimensions(x, positions, base=10000.0):
+    batch, heads, n, d = x.shape
+    return rotary_halves(x, positions, base).view(batch, heads, n, d)
+
+
+def rotary_three_dimensions(x, positions, base=10000.0):
+    batch, n, d = x.shape
+    return rotary_neighbours(x, positions, base).view(batch, n, d)
+
+
+def rotary_heads_last(x, positions, base=10000.0):
+    """As in models that keep their heads behind the sequence: (B, n, h, d)."""
+    angle = torch.outer(positions, base ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1])).unsqueeze(1)
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.stack([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1).flatten(-2)
+
+
+def rotary_left_complex(x, positions, base=10000.0):
+    angle = torch.outer(positions, base ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1]))
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angle), angle)
+
+
 def rotary_counted(x, positions, base=10000.0):
     return rotary_neighbours(x, torch.arange(x.shape[-2]), base)
 
@@ -425,6 +474,8 @@ RIGHT = {
         "written": rotary_written,
         "table": rotary_table,
         "package": rotary_of_the_package,
+        "base by name only": lambda x, positions, *, base=10000.0: rotary_halves(x, positions, base),
+        "base in another place": lambda x, p, scale=1.0, base=10000.0: rotary_neighbours(x, p, base),
         "renamed": lambda vectors, places, b=10000.0: rotary_halves(vectors, places, b),
     },
     "alibi-bias": {
@@ -447,6 +498,21 @@ WRONG = {
             (torch.arange(n)[:, None] / 10000 ** (torch.arange(d) // 2 * 2 / d)).sin(),
             (torch.arange(n)[:, None] / 10000 ** (torch.arange(d) // 2 * 2 / d)).cos(),
         ),
+        "float32-angles: rates alone": table_float32_rates,
+        "float32-angles: by the reciprocal": lambda n, d: table_of_angles(
+            torch.arange(n)[:, None] * (1 / torch.pow(10000, torch.arange(0, d, 2) / d)), d
+        ),
+        "float32-angles: numpy": lambda n, d: table_of_angles(
+            torch.from_numpy(
+                np.arange(n, dtype=np.float32)[:, None]
+                / np.power(np.float32(10000), np.arange(0, d, 2, dtype=np.float32) / np.float32(d))
+            ),
+            d,
+        ),
+        "wrong-value: half precision": lambda n, d: table_slices(n, d).half().float(),
+        "odd-width: numpy": table_numpy_as_usual,
+        "odd-width: loops": table_loops_as_usual,
+        "base-of-e": table_loops_with(lambda p, j, d: p * math.exp(-2 * (j // 2) / d)),
         "cosine-first": table_loops_with(usual_angle, odd=math.sin, even=math.cos),
         "sines-then-cosines": table_two_blocks,
         "a-rate-for-each-column": table_loops_with(lambda p, j, d: p / 10000 ** (j / d)),
@@ -476,6 +542,15 @@ WRONG = {
         "wrong-dtype": lambda k, d: shift_loops(k, d).double(),
         "wrong-shape": lambda k, d: shift_loops(k, d)[None],
         "wrong-type": lambda k, d: shift_loops(k, d).tolist(),
+        "k-ignored": shift_with(turning, steps=lambda k: 1),
+        "blocks-not-joined": lambda k, d: torch.stack(
+            [shift_loops(k, d)[i : i + 2, i : i + 2] for i in range(0, d, 2)]
+        ),
+        "encoding-on-the-diagonal": lambda k, d: torch.diag(shift_loops(k, d)[:, 1::2].sum(1)),
+        "right-for-one-position": lambda k, d: (
+            shift_loops(k, d)[:, 1::2].sum(1, keepdim=True) * (torch.arange(d) % 2) / (d // 2)
+        ),
+        "returns-none": lambda k, d: print(shift_loops(k, d)),
         "one-too-far": shift_with(turning, steps=lambda k: k + 1),
     },
     "rotary-embedding": {
@@ -497,6 +572,12 @@ WRONG = {
             [rotary_neighbours(x, p, base)[..., ::2], rotary_neighbours(x, p, base)[..., 1::2]], -1
         ),
         "changes-input": rotary_in_place,
+        "leading-dimensions": rotary_four_dimensions,
+        "leading-dimensions: three": rotary_three_dimensions,
+        "along-the-heads": rotary_heads_last,
+        "complex": rotary_left_complex,
+        "pairs-not-joined": lambda x, p, base=10000.0: torch.view_as_real(rotary_left_complex(x, p, base)),
+        "degrees": rotary_halves_with(lambda p, i, d, base: phase(p, i, d, base) * math.pi / 180),
         "cuts-gradient": lambda x, p, base=10000.0: rotary_halves(x.detach(), p, base),
     },
     "alibi-bias": {
@@ -511,6 +592,11 @@ WRONG = {
         "no-slope": bias_with(lambda i, h: 1.0),
         "slope-exponent-positive": bias_with(lambda i, h: 2.0 ** (8 * i / h)),
         "one-map": lambda h, n: bias_loops(h, n)[0],
+        "exponent-rounded": bias_with(lambda i, h: 2.0 ** -(8 * i // h)),
+        "exponent-upside-down": bias_with(lambda i, h: 2 ** (-8 / i)),
+        "divided-by-length": lambda h, n: bias_loops(h, n) / n,
+        "slopes-alone": lambda h, n: torch.tensor([-paper_slope(i, h) for i in range(1, h + 1)]),
+        "last-query-alone": lambda h, n: bias_loops(h, n)[:, -1:],
         "wrong-dtype": lambda h, n: bias_loops(h, n).double(),
     },
 }
