@@ -251,8 +251,9 @@ def test_the_example_prints_its_shapes_and_returns_the_logits(capsys, monkeypatc
 # --- The maps, taken out ------------------------------------------------------------------------------------
 
 
-def test_channel_weights_are_what_the_channels_were_multiplied_by(both_paths):
-    ours, _, x = build("ChannelAttention")
+@pytest.mark.parametrize("name", ["ChannelAttention", "SqueezeExcitation", "EfficientChannelAttention"])
+def test_channel_weights_are_what_the_channels_were_multiplied_by(name, both_paths):
+    ours, _, x = build(name)
     output, weights = ours(x, need_weights=True)
     assert weights.shape == (2, 19, 1, 1)
     torch.testing.assert_close(output, x * weights)

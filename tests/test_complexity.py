@@ -218,6 +218,13 @@ def test_elementwise_work_by_hand():
     assert efficient.elementwise == 120 + 4 * 6 + 120 and efficient.sizes["kernel_size"] == 1
 
 
+def test_the_price_of_efficient_channel_attention_assumes_the_kernel_that_the_module_takes():
+    image = {"batch": 1, "height": 1, "width": 1}
+    for channels in (1, 2, 3, 4, 7, 8, 31, 32, 127, 128, 2047, 2048):
+        price = complexity.cost("efficient-channel-attention", channels=channels, **image)
+        assert price.sizes["kernel_size"] == EfficientChannelAttention(channels).conv.kernel_size[0]
+
+
 @pytest.mark.parametrize("mechanism", ["cbam", "spatial-attention", "efficient-channel-attention"])
 def test_an_even_kernel_has_no_price(mechanism):
     with pytest.raises(ValueError, match="kernel_size must be odd, got 4"):

@@ -209,8 +209,11 @@ def server():
     server.http.server_close()
 
 
+RAMP = [i % 251 for i in range(3 * 32 * 32)]
 GOOD = _archive(
-    data_batch_2=_record(7, 51), data_batch_1=_record(3, 255) + _record(9, 0), test_batch=_record(5, 102)
+    data_batch_2=_record(7, 51),
+    data_batch_1=_record(3, 255) + _record(9, 0),
+    test_batch=bytes([5, *RAMP]),
 )
 
 
@@ -227,6 +230,8 @@ def test_cifar_is_downloaded_once_and_read_without_unpickling(server, tmp_path):
     assert pictures.train.labels.tolist() == [3, 9, 7] and pictures.test.labels.tolist() == [5]
     assert pictures.train.images.shape == (3, 3, 32, 32) and pictures.train.images.dtype == torch.float32
     assert pictures.train.images[:, :, 13, 29].tolist() == [[1, 0, 1], [0, 0, 1], [pytest.approx(0.2), 0, 1]]
+    ramp = torch.tensor(RAMP).view(1, 3, 32, 32)  # colour by colour, row by row
+    torch.testing.assert_close(255 * pictures.test.images, ramp.float())
     assert "3 to train on" in pictures.note
 
 

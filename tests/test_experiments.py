@@ -1,12 +1,16 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from attn_course import data
-from attn_course.experiments import chapter1, chapter2, core
+from attn_course.analysis import attention_on_mask
+from attn_course.cnn import CBAM, EfficientChannelAttention, SqueezeExcitation
+from attn_course.complexity import cost
+from attn_course.experiments import chapter1, chapter2, chapter3, core
 from attn_course.experiments.__main__ import main
 from attn_course.training import seeded
 
@@ -360,3 +364,277 @@ def test_the_records_of_chapter_2_hold_every_length():
                 assert len(found["by_position"]) == lengths[-1] // 8
                 assert found["accuracy"][0] == found["accuracy_end"][0]
                 assert found["curve"][-1][0] == found["steps"] == record.settings["steps"]
+
+
+# --- Chapter 3 ----------------------------------------------------------------------------------------------
+
+
+def few_scenes() -> data.Clutter:
+    return data.cluttered_digits(train_count=47, test_count=23)
+
+
+@pytest.mark.parametrize("name", [*chapter3.VARIANTS, "plain, no norm", "attention-cnn"])
+def test_every_network_of_chapter_3_gives_logits_and_its_maps(name):
+    model = chapter3.build(name, widths=(5, 7, 11), num_classes=3).eval()
+    images = torch.rand(2, 1, 24, 32)
+    x = chapter3.prepared(model, images, like=images)
+    logits, weights = model(x, need_weights=True)
+    assert logits.shape == (2, 3)
+    torch.testing.assert_close(model(x), logits)
+    stages = {"plain": [], "plain, no norm": [], "self-attention": [2]}.get(name, [0, 1, 2])
+    assert len(weights) == len(stages)
+    maps = chapter3.attention_maps(model, x, torch.tensor([0, 2]))
+    assert {tuple(values.shape) for values in maps.values()} == {(2, 24, 32)}
+    assert ("attention received" in maps) == (name in ("self-attention", "attention-cnn"))
+    assert ("spatial gate, stage 2" in maps) == (name in ("cbam", "attention-cnn"))
+
+
+def test_a_network_of_chapter_3_refuses_what_it_cannot_take():
+    with pytest.raises(ValueError, match="se, eca, cbam, self-attention"):
+        chapter3.SmallCNN("vision")
+    with pytest.raises(ValueError, match=r"\(3, 5\)"):
+        chapter3.SmallCNN(widths=(3, 5))
+    with pytest.raises(ValueError, match=r"\(2, 1, 7, 9\)"):
+        chapter3.SmallCNN()(torch.rand(2, 1, 7, 9))
+    with pytest.raises(ValueError, match="cannot be brought to 1 FLOPs"):
+        chapter3.widths_for("plain", 1, (1, 32, 32))
+
+
+def test_flops_of_a_network_are_those_of_its_convolutions_and_its_attention():
+    plain = sum(18 * i * o * n for i, o, n in [(1, 5, 768), (5, 7, 192), (7, 11, 48)]) + 2 * 11 * 10
+    shape = (1, 24, 32)
+    assert chapter3.forward_flops(chapter3.build("plain", widths=(5, 7, 11)), shape) == plain
+    attention = cost("self-attention-2d", batch=1, channels=11, height=6, width=8).flops
+    found = chapter3.forward_flops(chapter3.build("self-attention", widths=(5, 7, 11)), shape)
+    assert found == plain + attention
+
+
+@pytest.mark.parametrize("name", chapter3.VARIANTS)
+def test_widths_at_equal_flops_come_within_two_percent(name):
+    shape = (1, 32, 32)
+    budget = chapter3.forward_flops(chapter3.build("self-attention"), shape)
+    widths = chapter3.widths_for(name, budget, shape)
+    assert chapter3.forward_flops(chapter3.build(name, widths=widths), shape) == pytest.approx(budget, rel=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_images_are_prepared_with_the_training_images_mean_and_spread(count):
+    images = torch.rand(13, count, 8, 8) * torch.arange(1, count + 1)[:, None, None] + 3
+    seen = chapter3.prepared(chapter3.SmallCNN(in_channels=count), images, like=images)
+    torch.testing.assert_close(seen.mean(dim=(0, 2, 3)), torch.zeros(count), atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen.std(dim=(0, 2, 3)), torch.ones(count))
+    assert chapter3.prepared(chapter3.build("attention-cnn"), images, like=images).shape == (13, 3, 8, 8)
+
+
+def test_networks_that_start_from_one_seed_see_the_same_batches():
+    scenes = few_scenes()
+    seen: list[list[torch.Tensor]] = []
+
+    class Watching(chapter3.SmallCNN):
+        def forward(self, x, **options):
+            if self.training:
+                seen[-1].append(x)
+            return super().forward(x, **options)
+
+    for attention in (None, "cbam"):
+        seen.append([])
+        network = partial(Watching, attention)
+        chapter3.train_classifier(network, 5, scenes, steps=2, batch_size=3, learning_rate=0.01)
+    assert len(seen[0]) == 2 and all(a.equal(b) for a, b in zip(*seen, strict=True))
+
+
+def test_both_poolings_channel_first_are_cbam():
+    gates, cbam = chapter3.Gates(7, "both", "channel first", reduction=3), CBAM(7, 3)
+    cbam.channel_attention.fc.load_state_dict(gates.fc.state_dict())
+    cbam.spatial_attention.conv.load_state_dict(gates.conv.state_dict())
+    x = torch.randn(2, 7, 11, 5)
+    (output, weights), (expected, expected_weights) = (m(x, need_weights=True) for m in (gates, cbam))
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weights, expected_weights)
+
+
+def test_the_second_gate_sees_what_the_first_lets_through_and_parallel_gates_see_the_input():
+    x = torch.randn(2, 7, 11, 5)
+    gates = chapter3.Gates(7, "both", "parallel", reduction=3)
+    found = {}
+    for order in chapter3.ORDERS:
+        gates.order = order
+        output, (channel, spatial) = gates(x, need_weights=True)
+        found[order] = (channel, spatial)
+        torch.testing.assert_close(output, x * channel * (1 if spatial is None else spatial))
+    assert found["channel only"][1] is None
+    assert found["parallel"][0].equal(found["channel first"][0])
+    assert found["parallel"][1].equal(found["spatial first"][1])
+    assert not found["parallel"][1].allclose(found["channel first"][1])
+    assert not found["parallel"][0].allclose(found["spatial first"][0])
+
+
+@pytest.mark.parametrize("pooling", chapter3.POOLINGS)
+def test_a_gate_reads_the_summary_that_it_is_named_after(pooling):
+    x = torch.zeros(1, 2, 4, 4)
+    gates = chapter3.Gates(2, pooling, "channel first")
+    a, b = gates._summaries(x.flatten(2), dim=2), gates._summaries((x + torch.eye(4)).flatten(2), dim=2)
+    change = [(after - before).unique().tolist() for before, after in zip(a, b, strict=True)]
+    assert change == {"average": [[0.25]], "max": [[1]], "both": [[0.25], [1]]}[pooling]
+
+
+def test_the_mark_says_which_digit_counts():
+    task = chapter3.cued_digits(101, 53, noise=0.01)
+    for part in (task.train, task.test):
+        at_mark = part.images[torch.arange(len(part.marks)), 2, part.marks[:, 0], part.marks[:, 1]]
+        assert (at_mark > 0.7).equal(part.cues)
+        blue = (part.images[:, 2] > 0.7).sum(dim=(1, 2))
+        assert blue.equal(4 * part.cues.long())  # nothing else is blue
+    same = chapter3.cued_digits(101, 53, noise=0.01)
+    assert same.train.images.equal(task.train.images) and same.test.labels.equal(task.test.labels)
+    equal_counts = chapter3.cued_digits(53, 53)
+    assert not equal_counts.train.marks.equal(equal_counts.test.marks)
+
+
+def test_a_digit_that_counts_is_the_red_one_unless_the_mark_is_there():
+    source = data.digits()
+    task = chapter3.cued_digits(211, 3, noise=0.0)
+    digit = torch.nn.functional.interpolate(source.train_images, scale_factor=2.0, mode="bilinear")[:, 0]
+    ink = digit.sum(dim=(1, 2))
+    for i in range(29):
+        channel = int(task.train.cues[i])
+        total = (task.train.images[i, channel] - 0.15).sum() / 0.85
+        candidates = source.train_labels[(ink - total).abs() < 1e-2]
+        assert task.train.labels[i] in candidates
+
+
+def test_overlap_with_the_masks_is_the_mean_of_what_analysis_says_of_own_and_shuffled_masks():
+    masks = torch.rand(17, 5, 7, generator=torch.Generator().manual_seed(1)) > 0.7
+    maps = torch.rand(17, 5, 7, generator=torch.Generator().manual_seed(2)).round(decimals=1)  # with ties
+    found = chapter3.on_mask(maps, masks)
+    own = attention_on_mask(maps, masks)
+    shuffled = [attention_on_mask(maps, masks.roll(shift, dims=0)) for shift in range(1, 11)]
+    for ours, theirs in (("share", "share"), ("hits", "hit"), ("above", "above")):
+        assert found[ours] == pytest.approx(own[theirs].mean().item(), rel=1e-5)
+        chance = torch.stack([entry[theirs].mean() for entry in shuffled]).mean().item()
+        assert found[f"{ours}_shuffled"] == pytest.approx(chance, rel=1e-5)
+    assert found["lift"] == found["share"] / found["share_shuffled"]
+
+
+def test_a_map_that_is_the_same_for_every_image_has_no_lift():
+    scenes = few_scenes()
+    controls = chapter3.looks_of_controls(scenes)
+    assert controls["centre prior"]["lift"] == pytest.approx(1, abs=0.05)  # ten rolls of 23 masks
+    assert controls["uniform"]["above"] == 0.5
+    assert controls["the mask in cells"]["hits"] > 0.9 and controls["the mask in cells"]["lift"] > 2
+
+
+def test_attention_received_is_where_the_keys_are_looked_at():
+    model = chapter3.build("self-attention", widths=(2, 3, 8)).eval()
+    attention = model.attentions["2"]
+    images = torch.rand(1, 1, 16, 32)
+    features = {}
+    attention.register_forward_pre_hook(lambda module, inputs: features.update(x=inputs[0]))
+    maps = chapter3.attention_maps(model, images, torch.tensor([0]))
+    weights = attention(features["x"], need_weights=True)[1]
+    received = weights.mean(dim=1).view(1, 1, 4, 8)
+    expected = torch.nn.functional.interpolate(received, (16, 32), mode="bilinear")[:, 0]
+    torch.testing.assert_close(maps["attention received"], expected.detach())
+
+
+def test_the_gradient_is_that_of_the_right_class():
+    model = chapter3.build("plain").eval()
+    with torch.no_grad():
+        model.classifier.weight[3] = 0
+    gradient = chapter3.attention_maps(model, torch.rand(2, 1, 16, 16), torch.tensor([3, 4]))["gradient"]
+    assert gradient[0].max() == 0 < gradient[1].max()
+
+
+@pytest.mark.parametrize("name", [*chapter3.ATTENTIONS, "attention-cnn"])
+def test_attention_that_is_the_same_for_every_image_is_not_missed_when_fixed(name):
+    scenes = few_scenes()
+    model = chapter3.build(name, widths=(5, 7, 11)).eval()
+    with torch.no_grad():
+        for module in model.modules():  # gates of one half, whatever comes in; self-attention that adds nothing
+            if isinstance(module, CBAM | SqueezeExcitation | EfficientChannelAttention):
+                for parameter in module.parameters():
+                    parameter.zero_()
+    before = chapter3.predictions(model, chapter3.prepared(model, scenes.test.images, scenes.train.images))
+    scenes.test.labels.copy_(before)
+    assert chapter3.fixed_accuracy(model, scenes) == 1
+    after = chapter3.predictions(model, chapter3.prepared(model, scenes.test.images, scenes.train.images))
+    assert after.equal(before)
+
+
+def test_a_fixed_gate_is_the_mean_over_training_images():
+    scenes = few_scenes()
+    model = chapter3.build("cbam", widths=(5, 7, 11)).eval()
+    images = chapter3.prepared(model, scenes.train.images, scenes.train.images)
+    gate = chapter3._mean_gates(model, model.attentions["1"], images)
+    _, weights = model(images, need_weights=True)
+    channel, spatial = weights[1]
+    torch.testing.assert_close(gate, (channel * spatial).mean(dim=0))
+    whole = chapter3.build("self-attention", widths=(5, 7, 16)).eval()
+    torch.nn.init.constant_(whole.attentions["2"].gamma, 50.0)
+    x = chapter3.prepared(whole, scenes.test.images, scenes.train.images)
+    scenes.test.labels.copy_(chapter3.predictions(whole, x))
+    with_attention = chapter3.fixed_accuracy(whole, scenes)
+    assert chapter3.predictions(whole, x).equal(scenes.test.labels)  # no hook is left behind
+    torch.nn.init.zeros_(whole.attentions["2"].gamma)
+    same = (chapter3.predictions(whole, x) == scenes.test.labels).float().mean().item()
+    assert with_attention == same < 1
+
+
+OUTCOME = {"accuracy", "curve", "loss", "learning_rate", "parameters", "flops", "widths", "training_seconds"}
+
+
+def test_a_short_run_of_each_experiment_of_chapter_3_returns_what_is_recorded(monkeypatch):
+    monkeypatch.setattr(chapter3, "cluttered_digits", few_scenes)
+    cued = chapter3.cued_digits
+    monkeypatch.setattr(chapter3, "cued_digits", lambda **options: cued(31, 13, **options))
+    short = {"steps": 2, "batch_size": 3}
+
+    digits, models = chapter3.run_cluttered_digits(0, **{**chapter3.SMALL_SETTINGS, **short})
+    assert set(digits["equal_training"]) == set(digits["equal_flops"]) == set(models) == set(chapter3.VARIANTS)
+    assert set(digits["equal_training"]["cbam"]) == OUTCOME | {"fixed_accuracy"}
+    assert set(digits["equal_flops"]["cbam"]) == OUTCOME
+    for entry in digits["equal_flops"].values():
+        assert entry["flops"] == pytest.approx(digits["flops_budget"], rel=0.02)
+    assert digits["looks"]["se"].keys() == {"feature energy", "gradient"}
+
+    wide, _ = chapter3.run_attention_cnn(0, **{**chapter3.WIDE_SETTINGS, **short})
+    assert set(wide["networks"]) == set(wide["looks"]) == set(chapter3.WIDE_SETTINGS["learning_rates"])
+    flops = [entry["flops"] for entry in wide["networks"].values()]
+    assert max(flops) == pytest.approx(min(flops), rel=0.02)
+    longer, model = chapter3.run_attention_cnn_longer(0, **{**chapter3.LONGER_SETTINGS, **short})
+    assert set(longer) == OUTCOME | {"looks", "fixed_accuracy", "gamma"} and model.conv1.weight.dtype == torch.float16
+
+    gates = [["none", "none"], ["max", "parallel"]]
+    pooled, _ = chapter3.run_pooling_and_order(0, **{**chapter3.CUE_SETTINGS, **short, "gates": gates})
+    assert [[entry["pooling"], entry["order"]] for entry in pooled["networks"]] == gates
+    assert set(pooled["networks"][1]) == OUTCOME | {"pooling", "order", "right", "other"}
+
+    small_rates, _ = chapter3.run_small_rates(0, **short, rates=[0.01], widths=[3, 4, 5], reduction=2)
+    wide_rates, _ = chapter3.run_wide_rates(0, **short, rates={"plain, no norm": [0.01, 0.02]})
+    cue_rates, _ = chapter3.run_cue_rates(
+        0, **short, rates=[0.01], gates=gates, size=32, noise=0.1, reduction=4
+    )
+    tried = [[entry["network"] for entry in run["tried"]] for run in (small_rates, wide_rates, cue_rates)]
+    assert tried == [list(chapter3.VARIANTS), ["plain, no norm"] * 2, ["none, none", "max, parallel"]]
+    json.dumps([digits, wide, longer, pooled, small_rates, wide_rates, cue_rates])
+
+
+def test_each_learning_rate_is_the_best_of_those_tried():
+    for name in ("cluttered-digits", "attention-cnn"):
+        tried = core.load(f"{name}-rates").runs[0]["tried"]
+        for network, rate in core.get(name).settings["learning_rates"].items():
+            entries = [entry for entry in tried if entry["network"] == network]
+            assert rate == max(entries, key=lambda entry: entry["accuracy"])["learning_rate"]
+
+
+def test_the_kept_networks_of_chapter_3_are_those_of_the_records():
+    scenes = data.cluttered_digits()
+    kept = {name: chapter3.build(name) for name in chapter3.VARIANTS}
+    core.load_model("cluttered-digits", nn.ModuleDict(kept))
+    expected = dict(core.load("cluttered-digits").runs[0]["equal_training"])
+    kept["attention-cnn"] = core.load_model("attention-cnn-longer", chapter3.build("attention-cnn"))
+    expected["attention-cnn"] = core.load("attention-cnn-longer").runs[0]
+    for name, model in kept.items():
+        named = chapter3.predictions(model, chapter3.prepared(model, scenes.test.images, scenes.train.images))
+        accuracy = (named == scenes.test.labels).float().mean().item()
+        assert accuracy == pytest.approx(expected[name]["accuracy"], abs=0.01)

@@ -15,7 +15,7 @@ from torch import nn
 
 from .. import machine
 
-CHAPTERS = ("chapter1", "chapter2")
+CHAPTERS = ("chapter1", "chapter2", "chapter3")
 """The files beside this one that define experiments."""
 
 Run = dict[str, Any]
