@@ -414,7 +414,9 @@ def test_widths_at_equal_flops_come_within_two_percent(name):
     shape = (1, 32, 32)
     budget = chapter3.forward_flops(chapter3.build("self-attention"), shape)
     widths = chapter3.widths_for(name, budget, shape)
-    assert chapter3.forward_flops(chapter3.build(name, widths=widths), shape) == pytest.approx(budget, rel=0.02)
+    assert chapter3.forward_flops(chapter3.build(name, widths=widths), shape) == pytest.approx(
+        budget, rel=0.02
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -454,8 +456,9 @@ def test_both_poolings_channel_first_are_cbam():
 
 
 def test_the_second_gate_sees_what_the_first_lets_through_and_parallel_gates_see_the_input():
-    x = torch.randn(2, 7, 11, 5)
-    gates = chapter3.Gates(7, "both", "parallel", reduction=3)
+    with seeded(0):  # gates whose hidden layer is not silent
+        x = torch.randn(2, 7, 11, 5)
+        gates = chapter3.Gates(7, "both", "parallel", reduction=3)
     found = {}
     for order in chapter3.ORDERS:
         gates.order = order
@@ -538,10 +541,11 @@ def test_attention_received_is_where_the_keys_are_looked_at():
 
 
 def test_the_gradient_is_that_of_the_right_class():
-    model = chapter3.build("plain").eval()
+    with seeded(0):
+        model, images = chapter3.build("plain").eval(), torch.rand(2, 1, 16, 16)
     with torch.no_grad():
         model.classifier.weight[3] = 0
-    gradient = chapter3.attention_maps(model, torch.rand(2, 1, 16, 16), torch.tensor([3, 4]))["gradient"]
+    gradient = chapter3.attention_maps(model, images, torch.tensor([3, 4]))["gradient"]
     assert gradient[0].max() == 0 < gradient[1].max()
 
 
@@ -550,7 +554,8 @@ def test_attention_that_is_the_same_for_every_image_is_not_missed_when_fixed(nam
     scenes = few_scenes()
     model = chapter3.build(name, widths=(5, 7, 11)).eval()
     with torch.no_grad():
-        for module in model.modules():  # gates of one half, whatever comes in; self-attention that adds nothing
+        # Gates of one half, whatever comes in; self-attention adds nothing at its start.
+        for module in model.modules():
             if isinstance(module, CBAM | SqueezeExcitation | EfficientChannelAttention):
                 for parameter in module.parameters():
                     parameter.zero_()
@@ -569,7 +574,8 @@ def test_a_fixed_gate_is_the_mean_over_training_images():
     _, weights = model(images, need_weights=True)
     channel, spatial = weights[1]
     torch.testing.assert_close(gate, (channel * spatial).mean(dim=0))
-    whole = chapter3.build("self-attention", widths=(5, 7, 16)).eval()
+    with seeded(0):  # a network whose answers depend on its attention
+        whole = chapter3.build("self-attention", widths=(5, 7, 16)).eval()
     torch.nn.init.constant_(whole.attentions["2"].gamma, 50.0)
     x = chapter3.prepared(whole, scenes.test.images, scenes.train.images)
     scenes.test.labels.copy_(chapter3.predictions(whole, x))
@@ -590,7 +596,9 @@ def test_a_short_run_of_each_experiment_of_chapter_3_returns_what_is_recorded(mo
     short = {"steps": 2, "batch_size": 3}
 
     digits, models = chapter3.run_cluttered_digits(0, **{**chapter3.SMALL_SETTINGS, **short})
-    assert set(digits["equal_training"]) == set(digits["equal_flops"]) == set(models) == set(chapter3.VARIANTS)
+    assert (
+        set(digits["equal_training"]) == set(digits["equal_flops"]) == set(models) == set(chapter3.VARIANTS)
+    )
     assert set(digits["equal_training"]["cbam"]) == OUTCOME | {"fixed_accuracy"}
     assert set(digits["equal_flops"]["cbam"]) == OUTCOME
     for entry in digits["equal_flops"].values():
@@ -602,7 +610,10 @@ def test_a_short_run_of_each_experiment_of_chapter_3_returns_what_is_recorded(mo
     flops = [entry["flops"] for entry in wide["networks"].values()]
     assert max(flops) == pytest.approx(min(flops), rel=0.02)
     longer, model = chapter3.run_attention_cnn_longer(0, **{**chapter3.LONGER_SETTINGS, **short})
-    assert set(longer) == OUTCOME | {"looks", "fixed_accuracy", "gamma"} and model.conv1.weight.dtype == torch.float16
+    assert (
+        set(longer) == OUTCOME | {"looks", "fixed_accuracy", "gamma"}
+        and model.conv1.weight.dtype == torch.float16
+    )
 
     gates = [["none", "none"], ["max", "parallel"]]
     pooled, _ = chapter3.run_pooling_and_order(0, **{**chapter3.CUE_SETTINGS, **short, "gates": gates})
