@@ -56,6 +56,14 @@ lab: ready ## open the notebooks in JupyterLab
 experiments: ready ## run the recorded experiments that are missing or out of date
 	@$(PY) -m attn_course.experiments run
 
+# Which preset, and which file; this machine's own in results/ unless given.
+PRESET ?= course
+OUT ?=
+.PHONY: bench
+bench: ready ## measure this machine, peers beside it, into results/ (PRESET=smoke|course|full OUT=file.json)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r tools/peers.txt
+	@$(PY) -m attn_course.cli bench run --preset $(PRESET) $(if $(OUT),--out $(OUT)) --resume
+
 .PHONY: set-repository
 set-repository: ready ## carry the repository's address everywhere: make set-repository URL=https://github.com/OWNER/NAME
 	@$(PY) tools/repository.py $(if $(URL),"$(URL)",$(error say which: make set-repository URL=https://github.com/OWNER/NAME))

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it. A new mechanism adds one line here.
 _HOME = {
     "MultiHeadAttention": "transformer",
+    "KeyValueCache": "transformer",
     "TransformerBlock": "transformer",
     "scaled_dot_product_attention": "transformer",
     "masked_softmax": "transformer",
@@ -46,7 +47,9 @@ _HOME = {
     "AttentionAnalysis": "analysis",
     "attention_entropy": "analysis",
     "mean_attention_distance": "analysis",
+    "attention_agreement": "analysis",
     "attention_on_mask": "analysis",
+    "attention_rollout": "analysis",
     "receptive_field": "analysis",
     "PerformanceBenchmark": "benchmark",
     "memory_comparison": "benchmark",

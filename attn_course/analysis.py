@@ -5,7 +5,7 @@ Shapes: weights `(…, n_q, n_k)`, row = query, column = key, each row a distrib
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 __all__ = [
     "AttentionAnalysis",
+    "attention_agreement",
     "attention_entropy",
     "attention_on_mask",
+    "attention_rollout",
     "mean_attention_distance",
     "receptive_field",
 ]
@@ -125,15 +127,111 @@ def receptive_field(function: Callable[[Tensor], Tensor], x: Tensor, place: tupl
     return field / len(x)
 
 
+def attention_rollout(weights: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
+    """How much of each input token arrives at each place after several layers, if weights were all that mixes.
+
+    `R = Ã_L … Ã_2 Ã_1` with `Ã_l = residual · I + (1 - residual) · mean over heads of A_l`, rows of `Ã_l` scaled to
+    add up to 1: the residual connection carries a token past the layer, the heads carry the rest. It follows the
+    weights alone: values, feed-forward layers and the sizes of the vectors are not in it.
+
+    Args:
+        weights: one `(B, h, n, n)` for each layer, the first layer first; a single `(B, h, n, n)` counts as one.
+        residual: the share that goes past each layer, 0 to 1; the paper takes one half.
+
+    Returns:
+        `(B, n, n)`, row = place after the last layer, column = input token; each row adds up to 1. With
+        `residual = 0`, the row of a query that may attend nowhere is zero.
+
+    Cost: one product of `n × n` matrices for each layer and sequence, `2·n³` FLOPs.
+
+    Raises:
+        ValueError: without layers, for maps that are not square or do not fit each other, a negative weight, or a
+            `residual` that is no share.
+
+    Abnar and Zuidema, Quantifying Attention Flow in Transformers, 2020 (arXiv:2005.00928), section 3.
+    """
+    layers = [weights] if isinstance(weights, Tensor) else list(weights)
+    if not 0 <= residual <= 1:
+        raise ValueError(f"residual must be between 0 and 1, got {residual}")
+    shapes = [tuple(layer.shape) for layer in layers]
+    square = shapes and all(len(shape) == 4 and shape[-1] == shape[-2] and 0 not in shape for shape in shapes)
+    if not square or len({(shape[0], shape[-1]) for shape in shapes}) != 1:
+        raise ValueError(f"weights must be one (B, h, n, n) for each layer, of one B and one n, got {shapes}")
+    flow = None
+    for layer in layers:
+        wide = _as_maps(layer)
+        if not (wide >= 0).all():
+            raise ValueError(f"weights must be at least 0, got {float(wide.min())}")
+        mixed = (1 - residual) * wide.mean(dim=1)
+        mixed = mixed + residual * torch.eye(mixed.shape[-1], dtype=mixed.dtype, device=mixed.device)
+        total = mixed.sum(dim=-1, keepdim=True)
+        mixed = mixed / torch.where(total > 0, total, 1.0)
+        flow = mixed if flow is None else mixed @ flow
+    assert flow is not None  # there is a layer
+    return flow.to(layers[0].dtype)
+
+
+def attention_agreement(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """How alike two maps are, query by query: two heads, two layers, two models, attention and a baseline.
+
+    Each row is scaled to a distribution over the keys first, so that gates, saliency or a rollout can be compared
+    with weights.
+
+    Args:
+        a, b: `(…, n_q, n_k)`, not negative, shapes that broadcast to each other.
+
+    Returns:
+        A dictionary of tensors `(…, n_q)`, each the same for `(b, a)`:
+
+        - `overlap`: `Σ_j min(a_j, b_j)`, the share of the weight that both put on the same keys; 1 if alike, 0 if
+          they share no key. It is 1 minus the total variation distance.
+        - `divergence`: `H(m) - (H(a) + H(b)) / 2` with `m = (a + b) / 2`, the Jensen-Shannon divergence in nats; 0 if
+          alike, `log 2` if they share no key.
+        - `correlation`: Spearman's, of the ranks of the keys, ties counted half: whether they order the keys alike,
+          whatever the weights. Keys that a mask takes from both count as ties, and raise it. NaN for a row that is
+          constant: it orders nothing.
+
+        A row of zeros is no distribution: it gets NaN in all three.
+
+    Raises:
+        ValueError: for weights that are not floating-point matrices, a negative or infinite one, or shapes that do not
+            fit each other.
+
+    Lin, Divergence Measures Based on the Shannon Entropy, 1991 (doi:10.1109/18.61115).
+    """
+    for name, weights in (("a", a), ("b", b)):
+        wide = _as_maps(weights)
+        if not (wide.isfinite() & (wide >= 0)).all():
+            raise ValueError(
+                f"{name} must be finite and at least 0, got {float(wide.min())} to {float(wide.max())}"
+            )
+    try:
+        both = torch.broadcast_tensors(a.double(), b.double())
+    except RuntimeError:
+        raise ValueError(f"a and b must fit each other, got {tuple(a.shape)} and {tuple(b.shape)}") from None
+    first, second = (weights / weights.sum(dim=-1, keepdim=True) for weights in both)  # 0 / 0 is NaN
+    ranks = [_below(weights) for weights in both]
+    centred = [rank - rank.mean(dim=-1, keepdim=True) for rank in ranks]
+    spread = (centred[0].square().sum(dim=-1) * centred[1].square().sum(dim=-1)).sqrt()
+    middle = attention_entropy((first + second) / 2)
+    found = {
+        "overlap": torch.minimum(first, second).sum(dim=-1),
+        "divergence": (middle - (attention_entropy(first) + attention_entropy(second)) / 2).clamp_min(0),
+        "correlation": (centred[0] * centred[1]).sum(dim=-1) / spread,  # of a constant row, 0 / 0
+    }
+    return {name: value.to(torch.promote_types(a.dtype, b.dtype)) for name, value in found.items()}
+
+
 def attention_on_mask(weights: Tensor, masks: Tensor) -> dict[str, Tensor]:
     """How much of each map lies on a mask, such as the ink of the digit that is to be found.
 
     Args:
         weights: `(B, H, W)`, not negative; they need not add up to 1.
-        masks: `(B, H, W)`, True (or non-zero) where a map should look; neither empty nor full.
+        masks: `(B, H, W)`, or `(…, B, H, W)` to hold the maps against several sets at once; True (or non-zero) where
+            a map should look; neither empty nor full.
 
     Returns:
-        A dictionary of tensors `(B,)`:
+        A dictionary of tensors `(B,)`, or `(…, B)`:
 
         - `share`: the part of the map's mass that lies on the mask (a map of zeros has none to share: 0);
         - `chance`: the part of the area that the mask takes, which is the share of a uniform map;
@@ -148,39 +246,35 @@ def attention_on_mask(weights: Tensor, masks: Tensor) -> dict[str, Tensor]:
 
     Zhang et al., Top-down Neural Attention by Excitation Backprop, 2018 (arXiv:1608.00507), for the pointing game.
     """
-    if weights.ndim != 3 or weights.shape != masks.shape or not weights.is_floating_point():
+    if weights.ndim != 3 or weights.shape != masks.shape[-3:] or not weights.is_floating_point():
         raise ValueError(
             f"weights must be floating-point and (B, H, W), and masks of that shape, got {weights.dtype} "
             f"{tuple(weights.shape)} and {tuple(masks.shape)}"
         )
-    maps, on = weights.detach().cpu().double().flatten(1).contiguous(), masks.cpu().flatten(1).bool()
+    maps, on = weights.detach().cpu().double().flatten(1), masks.cpu().flatten(-2).bool()
     if not (maps.isfinite() & (maps >= 0)).all():
         raise ValueError(
             f"weights must be finite and at least 0, got {float(maps.min())} to {float(maps.max())}"
         )
-    pixels, inside = maps.shape[1], on.sum(dim=1).double()
-    unfit = ((inside == 0) | (inside == pixels)).nonzero().flatten().tolist()
+    pixels, inside = maps.shape[1], on.sum(dim=-1).double()
+    unfit = ((inside == 0) | (inside == pixels)).flatten().nonzero().flatten().tolist()
     if unfit:
-        count = int(inside[unfit[0]])
+        count = int(inside.flatten()[unfit[0]])
         raise ValueError(
             f"each mask must hold 1 to {pixels - 1} of {pixels} pixels, number {unfit[0]} holds {count}"
         )
 
     mass = maps.sum(dim=1)
-    share = (maps * on).sum(dim=1) / torch.where(mass > 0, mass, 1.0)
+    share = (maps * on).sum(dim=-1) / torch.where(mass > 0, mass, 1.0)
     largest = maps == maps.amax(dim=1, keepdim=True)
-    ordered = maps.sort(dim=1)[0]
-    less, not_more = (torch.searchsorted(ordered, maps, right=right) for right in (False, True))
-    # For each pixel, how many have less; itself and others like it count half.
-    below = (less + not_more).double() / 2
     # Among the mask's own pixels each pair counts once, and each pixel half for itself: inside² / 2 in all.
-    above = ((below * on).sum(dim=1) - inside**2 / 2) / (inside * (pixels - inside))
+    above = ((_below(maps) * on).sum(dim=-1) - inside**2 / 2) / (inside * (pixels - inside))
     chance = inside / pixels
     found = {
         "share": share,
         "chance": chance,
         "lift": share / chance,
-        "hit": (largest & on).sum(dim=1) / largest.sum(dim=1).double(),
+        "hit": (largest & on).sum(dim=-1) / largest.sum(dim=1).double(),
         "above": above,
     }
     dtype = weights.dtype if weights.dtype == torch.float64 else torch.float32
@@ -274,3 +368,11 @@ def _as_maps(weights: Tensor) -> Tensor:
         seen = f"{weights.dtype} {tuple(weights.shape)}"
         raise ValueError(f"weights must be a floating-point tensor (…, n_q, n_k), got {seen}")
     return weights.float() if weights.dtype in (torch.float16, torch.bfloat16) else weights
+
+
+def _below(values: Tensor) -> Tensor:
+    """For each value, how many of its row are less; itself and others like it count half."""
+    values = values.contiguous()
+    ordered = values.sort(dim=-1)[0]
+    less, not_more = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    return (less + not_more).double() / 2

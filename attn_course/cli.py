@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 1 if something failed, 2 for a wrong call."""
+    """Run the command line and return its exit status.
+
+    0; 1 if something failed or was refused; 2 for a wrong call; 130 if it was stopped by Ctrl-C.
+    """
     arguments = _parser().parse_args(argv)
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -20,71 +31,223 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="attn-course", description="Attention, measured on your machine.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    bench = commands.add_parser("bench", help="measure time and memory")
-    suites = bench.add_subparsers(required=True, metavar="suite")
-    speed = suites.add_parser("speed", help="this package beside its peers, in one run of about five minutes")
-    speed.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.json", help="a new file for the record"
+    bench = commands.add_parser("bench", help="measure time and memory, and read what was measured")
+    actions = bench.add_subparsers(required=True, metavar="action")
+
+    run = actions.add_parser("run", help="every mechanism beside its peers, recorded in a file")
+    run.add_argument("--preset", default="course", help="smoke (under a minute), course or full")
+    run.add_argument("--out", type=Path, metavar="FILE.json", help="results/<this machine>.json unless given")
+    run.add_argument("--resume", action="store_true", help="go on with what an interrupted run left")
+    run.add_argument("--device", help="cpu or cuda; a GPU unless there is none")
+    run.add_argument("--threads", type=int, help="threads of torch on the CPU; its own choice unless given")
+    run.add_argument("--seconds", type=float, help="time for each case; the preset's unless given")
+    run.add_argument(
+        "--limit", type=float, default=900.0, metavar="SECONDS", help="give a case up after it (900)"
     )
-    speed.add_argument("--quick", action="store_true", help="small sizes, in under a minute")
-    speed.add_argument("--seconds", type=float, help="time for each case (15, or 2 if quick)")
-    speed.add_argument("--compile", action="store_true", help="torch.compile as one more peer of CBAM")
-    speed.add_argument("--device", help="cpu or cuda; a GPU unless there is none")
-    speed.add_argument("--threads", type=int, help="threads of torch on the CPU; its own choice unless given")
-    speed.set_defaults(run=_bench_speed)
+    run.set_defaults(run=_bench_run)
+
+    show = actions.add_parser("show", help="print a file: times, ratios beside their control, and the bars")
+    show.add_argument("file", type=Path, metavar="FILE.json")
+    show.set_defaults(run=_bench_show)
+
+    compare = actions.add_parser(
+        "compare", help="how many times as long B took as A, and what exceeds the noise"
+    )
+    compare.add_argument("a", type=Path, metavar="A.json")
+    compare.add_argument("b", type=Path, metavar="B.json")
+    compare.set_defaults(run=_bench_compare)
+
+    plot = actions.add_parser("plot", help="draw a file: each peer's time over ours, with its interval")
+    plot.add_argument("file", type=Path, metavar="FILE.json")
+    plot.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    plot.set_defaults(run=_bench_plot)
+
+    validate = actions.add_parser("validate", help="hold files against the schema")
+    validate.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
+    validate.set_defaults(run=_bench_validate)
 
     doctor = commands.add_parser("doctor", help="say what this machine has, and what will run on it")
     doctor.set_defaults(run=_doctor)
     return parser
 
 
-def _bench_speed(arguments: argparse.Namespace) -> int:
-    import torch
+def _bench_run(arguments: argparse.Namespace) -> int:
+    from tqdm.auto import tqdm
 
-    from attn_course import benchmark
+    from attn_course import machine
+    from attn_course.benchmark import record
 
-    if arguments.threads is not None:
-        if arguments.threads < 1:
-            print(f"--threads must be at least 1, got {arguments.threads}", file=sys.stderr)
-            return 2
-        torch.set_num_threads(arguments.threads)
+    device = arguments.device
+    out = arguments.out or Path("results") / f"{machine.slug(device or machine.default_device())}.json"
     try:
-        record = benchmark.record_speed(
-            arguments.out,
-            quick=arguments.quick,
-            compiled=arguments.compile,
+        found = record.run(
+            out,
+            preset=arguments.preset,
+            resume=arguments.resume,
+            device=device,
+            threads=arguments.threads,
             seconds=arguments.seconds,
-            device=arguments.device,
-            say=lambda text: print(text, flush=True),
+            limit=arguments.limit,
+            say=tqdm.write,
         )
-    except FileExistsError as error:
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (FileExistsError, BlockingIOError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"Written to {arguments.out}. The line (control) is {benchmark.OURS} against itself: the noise.")
-    return 1 if any("failed" in row for row in record["rows"]) else 0
+    except KeyboardInterrupt:
+        again = ["attn-course", "bench", "run", *_given(arguments), "--out", str(out), "--resume"]
+        print(f"\nStopped. No finished case is lost; go on with\n  {shlex.join(again)}", file=sys.stderr)
+        return INTERRUPTED
+    _print_record(found)
+    print(f"Written to {out}.")
+    lost = [row for row in found["rows"] if row["status"] in ("failed", "wrong")]
+    for row in lost:
+        print(f"{row['status']}: {row['case']}: {row['message']}", file=sys.stderr)
+    return 1 if lost else 0
+
+
+def _given(arguments: argparse.Namespace) -> list[str]:
+    """The options of a run that decide whether another one can go on with its file."""
+    given = ["--preset", arguments.preset]
+    for name in ("device", "threads", "seconds"):
+        value = getattr(arguments, name)
+        given += (
+            [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+            if value is not None
+            else []
+        )
+    return given
+
+
+def _print_record(found: dict[str, Any]) -> None:
+    from attn_course.benchmark import record, suite
+
+    conditions = found["conditions"]
+    print(
+        f"{found['name']}: {conditions['machine']}, torch {conditions['versions']['torch']}, {conditions['date']}"
+    )
+    print(record.table(found))
+    print("Bars (a ratio counts as reached when its interval includes the bound):")
+    print(record.bars_table(suite.bars(found["rows"])))
+
+
+def _reading(action: Callable[[], None]) -> int:
+    """Run what reads files; say what is wrong with them in a line each."""
+    try:
+        action()
+    except (OSError, ValueError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _bench_show(arguments: argparse.Namespace) -> int:
+    from attn_course.benchmark import record
+
+    return _reading(lambda: _print_record(record.load(arguments.file)))
+
+
+def _bench_compare(arguments: argparse.Namespace) -> int:
+    from attn_course.benchmark import record
+
+    def compare() -> None:
+        a, b = record.load(arguments.a), record.load(arguments.b)
+        print(record.comparison_table(record.compare(a, b)))
+
+    return _reading(compare)
+
+
+def _bench_plot(arguments: argparse.Namespace) -> int:
+    from attn_course.benchmark import record
+
+    def plot() -> None:
+        found = record.load(arguments.file)
+        try:
+            from attn_course import plots
+        except ImportError as error:
+            raise ImportError(
+                "drawing needs matplotlib and seaborn: pip install 'attn-course[notebooks]'"
+            ) from error
+        plots.use_house_style()
+        figure = plots.benchmark_ratios(found)
+        figure.savefig(arguments.out, dpi=150, bbox_inches="tight")
+        print(f"Drawn to {arguments.out}.")
+
+    return _reading(plot)
+
+
+def _bench_validate(arguments: argparse.Namespace) -> int:
+    from attn_course.benchmark import record
+
+    status = 0
+    for file in arguments.files:
+        try:
+            record.validate(record.load(file))
+            print(f"{file}: valid")
+        except ImportError as error:
+            print(error, file=sys.stderr)
+            return 1
+        except (OSError, ValueError) as error:
+            status = 1
+            for line in str(error).splitlines():
+                print(line if str(file) in line else f"{file}: {line}", file=sys.stderr)
+    return status
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     import torch
 
     from attn_course import __version__, machine
+    from attn_course.benchmark import memory, record, suite, worker
 
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    memory = machine.memory_bytes()
+    device = machine.default_device()
+    total = machine.memory_bytes()
+    clock = machine.clock()
+    peers = machine.versions(record.PEERS)
     lines = {
         "attn_course": __version__,
         **machine.versions(),
         "machine": machine.describe(),
-        "device": "cuda" if cuda else "mps" if mps else "cpu",
+        "device": device,
         "threads": f"{torch.get_num_threads()} of {machine.cores()} cores",
-        "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
-        "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "not set"),
-        "chapters": "all, on the GPU" if cuda else "all, on the CPU",
-        "bench speed": "in one run of about five minutes" + (" (on the CPU: --device cpu)" if mps else ""),
+        "clock": f"{clock['mhz'] or 'unknown'} MHz, governor {clock['governor'] or 'not told'}",
+        "memory": f"{_gib(memory.free_bytes('cpu'))} free of {_gib(total)}",
     }
+    if device == "cuda":
+        gpu = machine.gpu()
+        lines["GPU"] = f"{gpu['name']}, driver {gpu['driver'] or 'unknown'}, CUDA {gpu['cuda']}"
+        lines["GPU memory"] = f"{_gib(memory.free_bytes('cuda'))} free of {_gib(gpu['memory_bytes'])}"
+        lines["GPU clock"] = (
+            f"{gpu['clock_mhz']} of {gpu['clock_max_mhz']} MHz, {gpu['power_limit_w']} W at most"
+        )
+    else:
+        lines["GPU"] = "none that torch can use with CUDA"
+    lines["compiler"] = machine.compiler() or "none: torch.compile will not run on the CPU"
+    lines["huge pages"] = machine.huge_pages() or "unknown"
+    lines["THP_MEM_ALLOC_ENABLE"] = os.environ.get("THP_MEM_ALLOC_ENABLE", "not set")
+    for name in record.PEERS:
+        lines[name] = peers.get(name, "not installed: its rows will be absent (make bench installs it)")
+    for name, what in (("jsonschema", "bench validate"), ("matplotlib", "bench plot")):
+        if name not in machine.versions([name]):
+            lines[what] = f"needs {name}, which is not installed"
+    lines["chapters"] = "all, on the GPU" if device == "cuda" else "all, on the CPU"
+    for preset in suite.PRESETS:
+        cases = suite.cases(preset, device)
+        free = memory.free_bytes(device)
+        needs = [worker.needed_bytes(suite, case) for case in cases]
+        large = sum(1 for need in needs if need is not None and free is not None and need > free)
+        lines[f"bench {preset}"] = f"{len(cases)} cases" + (
+            f", {large} too large for this machine" if large else ""
+        )
     for name, value in lines.items():
         print(f"{name:22}{value}")
     return 0
+
+
+def _gib(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 2**30:.1f} GiB"
 
 
 if __name__ == "__main__":

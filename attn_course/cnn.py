@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# The most bytes that one piece of the n x n map may take; about two pieces are alive at a time.
-_PIECE_BYTES = 16 * 2**20
+# The most bytes that one piece of the n x n map may take: what stays in a core's cache between its three steps.
+_PIECE_BYTES = 2 * 2**20
 # In training a map up to this size is kept for the backward pass; a larger one is computed again there.
-_KEEP_BYTES = 64 * 2**20
+_KEEP_BYTES = 8 * 2**20
 # Below this many elements a backward pass written by hand costs more to call than it saves.
 _FUSE_ELEMENTS = 2**18
 
@@ -354,11 +354,11 @@ class _Room:
 
 def _attend_by_pieces(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     output = torch.empty_like(value)
-    room, second_room = _Room(query, key, value), _Room(query, key, value)
+    room = _Room(query, key, value)
     for images, rows in _pieces(query):
         q, k, v = query[images, rows], key[images], value[images]
-        weights = torch.softmax(torch.bmm(q, k, out=room(q)), dim=-1, out=second_room(q))
-        output[images, :, rows] = torch.bmm(v, weights.transpose(1, 2))
+        weights = torch.softmax(torch.bmm(q, k, out=room(q)), dim=-1, out=room(q))  # over the scores
+        output[images, :, rows] = torch.bmm(weights, v.transpose(1, 2)).transpose(1, 2)
     return output
 
 
@@ -386,9 +386,9 @@ class _StreamedAttention(torch.autograd.Function):
         room, second_room = _Room(query, key, value), _Room(query, key, value)
         for images, rows in _pieces(query):
             q, k, v, g = query[images, rows], key[images], value[images], grad[images, :, rows]
-            weights = torch.softmax(torch.bmm(q, k, out=room(q)), dim=-1, out=second_room(q))
+            weights = torch.softmax(torch.bmm(q, k, out=room(q)), dim=-1, out=room(q))
             grad_value[images].baddbmm_(g, weights)
-            grad_weights = torch.bmm(g.transpose(1, 2), v, out=room(q))
+            grad_weights = torch.bmm(g.transpose(1, 2), v, out=second_room(q))
             grad_scores = grad_weights.sub_(mean[images, rows]).mul_(weights)
             grad_query[images, rows] = torch.bmm(grad_scores, k.transpose(1, 2))
             grad_key[images].baddbmm_(q.transpose(1, 2), grad_scores)
@@ -407,7 +407,7 @@ class SelfAttention2D(nn.Module):
 
     Shapes: ``x (B, C, H, W)`` -> output ``(B, C, H, W)``; weights ``(B, n, n)``, row = query, ``n = H * W``.
     Cost: ``2.25 * B * n * n * C + 2.5 * B * n * C * C`` FLOPs when 8 divides ``C``. Without gradients the
-    ``n x n`` map is made in pieces of at most 16 MiB; in training it is kept up to 64 MiB and beyond that made
+    ``n x n`` map is made in pieces of at most 2 MiB; in training it is kept up to 8 MiB and beyond that made
     in pieces, twice. ``need_weights=True``, ``torch.compile`` and ``torch.export`` hold it whole:
     ``B * n * n`` elements, twice that while the softmax runs.
 

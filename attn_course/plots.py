@@ -339,6 +339,145 @@ def lines_by_length(axis: Axes, table: Any, *, y: str, hue: str) -> None:
     axis.minorticks_off()
 
 
+def benchmark_ratios(record: Mapping[str, Any]) -> Figure:
+    """A benchmark's file: a line for each case, a mark for each peer's time over ours, with its interval.
+
+    The grey bar is the control's interval: what lies within it is not told apart from ours. A case that was not
+    measured says why.
+    """
+    rows = record["rows"]
+    named = (name for row in rows for name in row["peers"] if name != f"{row['ours']} (control)")
+    peers = [name for name in dict.fromkeys(named) if name not in {row["ours"] for row in rows}]
+    shades = sns.color_palette(["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#7A7A7A"], len(peers))
+    look = dict(zip(peers, zip(shades, ("oDsv^P<>X*" * len(peers))[: len(peers)], strict=True), strict=True))
+    figure, axis = plt.subplots(figsize=(9.4, 1.6 + 0.26 * len(rows)), layout="constrained")
+    for line, row in enumerate(rows):
+        if row["status"] != "measured":
+            axis.annotate(row["status"], (1, line), fontsize=8, color="#555555", va="center")
+            continue
+        control = row["peers"].get(f"{row['ours']} (control)")
+        if control:
+            ratio = control["time_ratio"]
+            axis.hlines(line, ratio["low"], ratio["high"], color="#B5B5B5", linewidth=7, zorder=1)
+        for name, peer in row["peers"].items():
+            if name in look:
+                ratio, (colour, marker) = peer["time_ratio"], look[name]
+                axis.plot([ratio["low"], ratio["high"]], [line, line], color=colour, linewidth=1.2, zorder=2)
+                axis.plot(ratio["median"], line, marker, color=colour, markersize=5, zorder=3)
+    axis.axvline(1, color="#333333", linewidth=0.8, zorder=0)
+    axis.set(xscale="log", ylim=(len(rows) - 0.4, -0.6), xlabel="time / ours (right of 1: ours is faster)")
+    low, high = axis.get_xlim()
+    ticks = [value for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= value <= high]
+    axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    axis.minorticks_off()
+    axis.grid(axis="x", color="#E6E6E6")
+    axis.set_axisbelow(True)
+    axis.set_yticks(range(len(rows)), [row["case"] for row in rows], fontsize=7)
+    axis.set_title(f"{record['name']}: {record['conditions']['machine']}", loc="right", fontsize=10)
+    for name, (colour, marker) in look.items():
+        axis.plot([], [], marker, color=colour, markersize=5, label=name)
+    axis.plot([], [], color="#B5B5B5", linewidth=7, label="control: ours again")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+def shares_by_length(shares: Any, crossover: int, title: str) -> Figure:
+    """Stacked shares of a table, one column for each part, against its index, a length; dashed at the crossover."""
+    figure, axis = plt.subplots()
+    colours = [COLOURS[part] for part in shares.columns]
+    axis.stackplot(shares.index, shares.to_numpy().T, labels=list(shares.columns), colors=colours, alpha=0.85)
+    axis.axvline(crossover, color="black", linestyle="--", linewidth=1)
+    axis.annotate(f" n = {crossover:,}", (crossover, 0.04), color="black", fontsize=9)
+    axis.set(
+        xscale="log",
+        xlim=(shares.index[0], shares.index[-1]),
+        ylim=(0, 1),
+        xlabel="length",
+        ylabel="share of FLOPs",
+    )
+    ticks = shares.index[::2]
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_title(title)
+    figure.legend(loc="outside right center", reverse=True)
+    return figure
+
+
+def grouped_bars(table: Any, ylabel: str, title: str) -> Figure:
+    """A group of bars for each row of a table, one for each column, on a logarithmic axis with the numbers above."""
+    figure, axis = plt.subplots()
+    width = 0.8 / len(table.columns)
+    for i, column in enumerate(table.columns):
+        places = [row + (i - (len(table.columns) - 1) / 2) * width for row in range(len(table))]
+        bars = axis.bar(places, table[column], width, label=column)
+        axis.bar_label(bars, [_short(value) for value in table[column]], fontsize=8, padding=2)
+    axis.set_xticks(range(len(table)), list(table.index))
+    axis.set(yscale="log", ylabel=ylabel, title=title)
+    axis.margins(y=0.12)
+    figure.legend(loc="outside lower center", ncols=len(table.columns))
+    return figure
+
+
+def predicted_lines_measured_dots(table: Any, *, x: str, hue: str, y: str, title: str) -> Figure:
+    """Columns ``predicted`` (lines) and ``measured`` (dots) against ``x``, one colour for each ``hue``; both log."""
+    figure, axis = plt.subplots()
+    for name, rows in table.groupby(hue, sort=False):
+        (line,) = axis.plot(rows[x], rows["predicted"], label=name)
+        axis.plot(rows[x], rows["measured"], "o", color=line.get_color(), markersize=5)
+    log_axes(axis, sorted(table[x].unique()), xlabel=x, ylabel=y)
+    axis.set_title(title)
+    figure.legend(loc="outside right center", title="lines: predicted\ndots: measured")
+    return figure
+
+
+def roofline(points: Mapping[str, tuple[float, float]], hardware: Any, title: str) -> Figure:
+    """The roof of a machine, and what ran under it: intensity (FLOPs per byte) against the FLOP/s that were reached.
+
+    Args:
+        points: name -> (intensity, FLOP/s).
+        hardware: has ``peak_flops`` and ``bandwidth``, as `complexity.Hardware`.
+        title: of the figure.
+    """
+    figure, axis = plt.subplots()
+    ridge = hardware.peak_flops / hardware.bandwidth
+    low = min([ridge, *(intensity for intensity, _ in points.values())]) / 3
+    high = max([ridge, *(intensity for intensity, _ in points.values())]) * 3
+    axis.plot([low, ridge, high], [low * hardware.bandwidth, *[hardware.peak_flops] * 2], color="black")
+    axis.axvline(ridge, color="#7A7A7A", linestyle=":", linewidth=1)
+    for name, (intensity, rate) in points.items():
+        axis.plot(intensity, rate, "o", markersize=8, label=name)
+    axis.set(xscale="log", yscale="log", xlabel="FLOPs per byte", ylabel="FLOP/s", title=title)
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def predicted_and_measured_ratios(
+    names: Sequence[str], predicted: Sequence[float], measured: Sequence[Any], noise: Any, title: str
+) -> Figure:
+    """Bars of predicted ratios, dots with intervals of measured ones (`benchmark.Ratio`), dashed lines at the noise."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.2))
+    axis.bar(names, predicted, width=0.55, color="#56B4E9", label="bytes, predicted")
+    for place, ratio in enumerate(measured):
+        axis.plot([place, place], [ratio.low, ratio.high], color="black", linewidth=1.5)
+    axis.plot(names, [ratio.median for ratio in measured], "o", color="black", label="time, measured")
+    for bound in (noise.low, noise.high):
+        axis.axhline(bound, color="#7A7A7A", linestyle="--", linewidth=1)
+    axis.set(xlabel="heads of keys and values", ylabel="relative to the first", title=title)
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def heads_by_entropy_and_distance(heads: Any, blind: tuple[float, float], title: str) -> Figure:
+    """Columns ``entropy`` and ``distance`` of ``heads``, a colour for each ``layer``; a cross for the uniform head."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.4))
+    palette = dict(zip(sorted(heads["layer"].unique()), ("#0072B2", "#D55E00", "#009E73"), strict=False))
+    sns.scatterplot(heads, x="entropy", y="distance", hue="layer", palette=palette, s=70, ax=axis)
+    axis.plot(*blind, "x", color="black", markersize=9, markeredgewidth=2)
+    axis.annotate("all of the past alike", blind, (-8, 0), textcoords="offset points", ha="right", fontsize=9)
+    axis.set(xlabel="entropy, nats", ylabel="distance, places", title=title, xlim=(0, None), ylim=(0, None))
+    return figure
+
+
 def _token_ticks(axis: Axes, queries: Sequence[str] | None, keys: Sequence[str] | None) -> None:
     axis.tick_params(length=0)
     for set_ticks, tokens in ((axis.set_yticks, queries), (axis.set_xticks, keys)):
@@ -354,3 +493,11 @@ def _visible(token: str) -> str:
 
 def _fields(weights: Tensor) -> list[tuple[tuple[int, int], float]]:
     return [((i, j), value) for i, row in enumerate(weights.tolist()) for j, value in enumerate(row)]
+
+
+def _short(value: float) -> str:
+    """12,345,678 -> 12M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:g}"

@@ -113,7 +113,7 @@ say(
     "One convolution sees {one} pixels, three with halving {three} of {all:,}, which is {share:.0%}; and not evenly: half of the gradient lies "
     "on {half} of the {three} ([Luo et al., 2016](https://arxiv.org/abs/1701.04128), found this in deep networks too). The modules of this chapter see every pixel "
     "after a single layer, each in its own way. A channel gate passes on *one number for each channel*, so it learns that something is there and not "
-    "where. Self-attention compares pixel with pixel: {far:.0%} of its gradient comes from beyond the nine neighbours.",
+    "where. Self-attention compares pixel with pixel: {far:.0%} of its gradient comes from beyond its 3 × 3 square.",
     one=reached[names[0]], three=reached[names[1]], all=32 * 32, share=reached[names[1]] / 32**2, half=half,
     far=(far.sum() / fields[names[3]].sum()).item(),
 )  # fmt: skip
@@ -562,7 +562,7 @@ print("weights", tuple(weights.shape))
 # %% [markdown]
 # For comparison, a local mean: a Gaussian blur, whose weights fall with the distance in the *image*. To be fair to it we take the
 # best of many widths, which needs the clean picture; our $s = 0.5$ was chosen by hand. Quality is in decibels (PSNR, ten times the
-# logarithm of 1 over the mean squared error): 3 more mean half the error.
+# logarithm of 1 over the mean squared error): 3 more mean half of that error.
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-means", "caption": "A patch of 48 × 48 pixels of the photograph china (by danielbuechele, CC BY 2.0): clean, with noise of 0.1, after the best Gaussian blur, after non-local means; and the weights of the ringed pixel (brighter: more; cube root)."}, "image": {"classes": "wide", "alt": "Five small pictures of a temple's eaves: clean, noisy, blurred, restored with sharp edges, and a dark map in which pixels along similar edges all over the patch are bright."}}
@@ -714,7 +714,7 @@ print(pd.Series(peaks).unstack().round(1), "MiB at the peak")
 at_start, later = (
     pd.Series(peaks).unstack().loc[name] for name in ("gamma = 0.0", "gamma = 0.5")
 )
-assert at_start["usual"] > 120 > 60 > later["ours"] > 10 * at_start["ours"]
+assert at_start["usual"] > 120 > 60 > later["ours"] > 2 * at_start["ours"]
 glue("gamma_zero_mib", f"{at_start['usual']:.0f}")
 module = attn_course.SelfAttention2D(64)
 module(x[..., :8, :8]).square().sum().backward()

@@ -10,8 +10,10 @@ from attn_course import (
     AttentionAnalysis,
     SelfAttention2D,
     SpatialAttention,
+    attention_agreement,
     attention_entropy,
     attention_on_mask,
+    attention_rollout,
     mean_attention_distance,
     receptive_field,
     textbook,
@@ -442,3 +444,164 @@ ONES = torch.ones(2, 5, 7)
 def test_a_map_that_cannot_be_held_against_a_mask_is_refused_with_its_numbers(weights, masks, message):
     with pytest.raises(ValueError, match=message):
         attention_on_mask(weights, masks)
+
+
+def test_a_mask_set_at_once_is_judged_like_each_set_alone():
+    maps = softmax_maps(5, 77).view(5, 7, 11)
+    sets = torch.rand(3, 2, 5, 7, 11, generator=torch.Generator().manual_seed(3)) > 0.6
+    together = attention_on_mask(maps, sets)
+    for i in range(3):
+        for j in range(2):
+            for name, value in attention_on_mask(maps, sets[i, j]).items():
+                assert torch.equal(together[name][i, j], value)
+
+
+# --- rollout ------------------------------------------------------------------------------------------------
+
+
+def test_rollout_of_three_tokens_by_hand():
+    first = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]])[None, None]  # each looks at the one before
+    second = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0]])[None, None]  # all look at the first
+    seen = attention_rollout([first, second])
+    # Half goes past each layer. Layer 1: token 3 holds 1/2 of itself and 1/2 of token 2; layer 2 halves that
+    # and adds 1/2 of what stands at place 1, which is token 1.
+    assert seen.tolist() == [[[1, 0, 0], [0.75, 0.25, 0], [0.5, 0.25, 0.25]]]
+
+
+def test_rollout_goes_from_the_first_layer_to_the_last():
+    first, second = softmax_maps(2, 3, 5, 5), softmax_maps(2, 7, 5, 5, seed=1)  # other numbers of heads
+    with_residual = [0.5 * torch.eye(5) + 0.5 * layer.mean(1) for layer in (first, second)]
+    torch.testing.assert_close(attention_rollout([first, second]), with_residual[1] @ with_residual[0])
+
+
+def test_without_residual_rollout_is_the_product_of_the_maps_and_with_it_alone_the_identity():
+    first, second = softmax_maps(2, 3, 5, 5), softmax_maps(2, 3, 5, 5, seed=1)
+    product = second.mean(1) @ first.mean(1)
+    torch.testing.assert_close(attention_rollout([first, second], residual=0), product)
+    assert torch.equal(attention_rollout([first, second], residual=1), torch.eye(5).expand(2, 5, 5).double())
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_rows_of_a_rollout_add_up_to_one_and_the_future_stays_dark(dtype):
+    layers = [softmax_maps(2, 3, 11, 11, dtype=dtype, seed=i).tril() for i in range(4)]
+    layers = [layer / layer.sum(-1, keepdim=True) for layer in layers]
+    seen = attention_rollout(layers)
+    assert seen.dtype == dtype
+    torch.testing.assert_close(seen.sum(-1), torch.ones(2, 11, dtype=dtype))
+    assert not seen.triu(1).any()
+
+
+def test_a_query_that_sees_nothing_keeps_its_own_token_in_a_rollout():
+    layer = softmax_maps(1, 2, 3, 3)
+    layer[:, :, 1] = 0
+    assert attention_rollout([layer])[0, 1].tolist() == [0, 1, 0]
+    assert attention_rollout([layer], residual=0)[0, 1].tolist() == [0, 0, 0]
+
+
+def test_rollout_finds_the_token_that_linear_layers_carry():
+    """With values, outputs and residuals that change nothing, the gradient of the stack is the rollout."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 7, 4, dtype=torch.float64)
+    layers = [softmax_maps(1, 1, 7, 7, seed=i) for i in range(3)]
+
+    def stack(x):
+        for layer in layers:
+            x = 0.5 * x + 0.5 * layer[:, 0] @ x
+        return x
+
+    jacobian = torch.autograd.functional.jacobian(lambda x: stack(x)[0, :, 0], x)[:, 0, :, 0]
+    torch.testing.assert_close(attention_rollout(layers)[0], jacobian)
+
+
+@pytest.mark.parametrize(
+    ("weights", "residual", "message"),
+    [
+        ([], 0.5, r"got \[\]"),
+        ([torch.ones(2, 3, 5, 7)], 0.5, r"\(2, 3, 5, 7\)"),
+        ([torch.ones(2, 3, 5, 5), torch.ones(2, 3, 7, 7)], 0.5, r"\(2, 3, 7, 7\)"),
+        ([torch.ones(2, 5, 5)], 0.5, r"\(2, 5, 5\)"),
+        ([-torch.ones(2, 3, 5, 5)], 0.5, "got -1.0"),
+        ([torch.ones(2, 3, 5, 5)], 1.5, "got 1.5"),
+    ],
+)
+def test_a_rollout_of_no_maps_is_refused_with_what_was_given(weights, residual, message):
+    with pytest.raises(ValueError, match=message):
+        attention_rollout(weights, residual=residual)
+
+
+# --- agreement ----------------------------------------------------------------------------------------------
+
+
+def test_agreement_by_hand():
+    a, b = torch.tensor([[0.5, 0.5, 0, 0]]).double(), torch.tensor([[0, 0.5, 0.5, 0]]).double()
+    found = attention_agreement(a, b)
+    assert found["overlap"].tolist() == [0.5]
+    # m = (1/4, 1/2, 1/4, 0) has 1.5 log 2 nats, each of the two log 2.
+    assert found["divergence"].item() == pytest.approx(0.5 * math.log(2))
+    # Ranks (3, 3, 1, 1) and (1, 3, 3, 1), up to a constant.
+    assert found["correlation"].item() == pytest.approx(0)
+
+
+def test_a_map_agrees_with_itself_and_disjoint_maps_do_not():
+    same, other = softmax_maps(2, 3, 5, 7), torch.eye(5, 7).double()
+    found = attention_agreement(same, same)
+    torch.testing.assert_close(found["overlap"], torch.ones(2, 3, 5).double())
+    torch.testing.assert_close(found["divergence"], torch.zeros(2, 3, 5).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(found["correlation"], torch.ones(2, 3, 5).double())
+    apart = attention_agreement(other, other.roll(1, dims=1))
+    assert apart["overlap"].tolist() == [0.0] * 5
+    torch.testing.assert_close(apart["divergence"], torch.full((5,), math.log(2)).double())
+
+
+def test_agreement_is_symmetric_and_does_not_see_the_scale_of_a_map():
+    a, b = softmax_maps(2, 5, 7), softmax_maps(2, 5, 7, seed=1)
+    found, mirrored, scaled = (
+        attention_agreement(a, b),
+        attention_agreement(b, a),
+        attention_agreement(13 * a, b),
+    )
+    for name, value in found.items():
+        torch.testing.assert_close(mirrored[name], value)
+        torch.testing.assert_close(scaled[name], value)
+
+
+def test_the_correlation_is_that_of_the_ranks_and_any_growing_function_leaves_it():
+    a, b = softmax_maps(5, 11), softmax_maps(5, 11, seed=1)
+    found = attention_agreement(a, b)["correlation"]
+    for row in range(5):
+        ranks = torch.stack([a[row].argsort().argsort(), b[row].argsort().argsort()]).double()
+        assert found[row].item() == pytest.approx(torch.corrcoef(ranks)[0, 1].item())
+    torch.testing.assert_close(attention_agreement(a**3, b)["correlation"], found)
+    order = torch.arange(1.0, 8)
+    assert attention_agreement(order[None], order.flip(0)[None])["correlation"].item() == pytest.approx(-1)
+
+
+def test_a_row_of_zeros_agrees_with_nothing_and_a_constant_row_orders_nothing():
+    a, b = softmax_maps(3, 5), softmax_maps(3, 5, seed=1)
+    a[1], b[2] = 0, 0.2
+    found = attention_agreement(a, b)
+    assert [found[name].isnan().tolist() for name in ("overlap", "divergence")] == [[False, True, False]] * 2
+    assert found["correlation"].isnan().tolist() == [False, True, True]
+
+
+def test_agreement_broadcasts_and_works_in_float64_inside():
+    heads, mean = softmax_maps(2, 3, 5, 7, dtype=torch.float32), softmax_maps(2, 1, 5, 7, dtype=torch.float32)
+    found = attention_agreement(heads, mean)
+    assert found["overlap"].shape == (2, 3, 5)
+    assert found["overlap"].dtype == torch.float32
+    close = attention_agreement(heads, heads * (1 + 1e-7))["divergence"]
+    assert (close.abs() < 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (torch.ones(5, 7), torch.ones(5, 11), r"\(5, 7\) and \(5, 11\)"),
+        (torch.ones(5, 7), -torch.ones(5, 7), "b must be finite .* got -1.0"),
+        (torch.ones(5, 7) / 0, torch.ones(5, 7), "a must be finite .* inf"),
+        (torch.ones(5, 7).long(), torch.ones(5, 7), "int64"),
+    ],
+)
+def test_maps_that_cannot_be_compared_are_refused_with_their_numbers(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        attention_agreement(a, b)

@@ -1,10 +1,8 @@
 """The measuring machinery on fake clocks and known allocations, and what the textbook form gets wrong."""
 
-import json
 import math
 import os
 import random
-import re
 import subprocess
 import sys
 
@@ -13,7 +11,16 @@ import torch
 from torch import nn
 
 from attn_course import MultiHeadAttention, benchmark, complexity, memory_comparison, textbook
-from attn_course.benchmark import Case, PerformanceBenchmark, measure, peak_bytes, ratio, run_case, summary
+from attn_course.benchmark import (
+    PerformanceBenchmark,
+    comparison,
+    free_bytes,
+    measure,
+    memory,
+    peak_bytes,
+    ratio,
+    summary,
+)
 
 
 class FakeMachine:
@@ -260,10 +267,11 @@ class Recorder:
                 return inputs[0], None
 
         self.stalls_at = None
+        home, clock = (comparison, benchmark.clock) if module is benchmark else (module, module)
         for kind in ("MultiHeadAttention", "CBAM"):
-            monkeypatch.setattr(module, kind, type(kind, (Module,), {"kind": kind}))
-        monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(module.time, "time", lambda: self.now)
+            monkeypatch.setattr(home, kind, type(kind, (Module,), {"kind": kind}))
+        monkeypatch.setattr(clock.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(clock.time, "time", lambda: self.now)
 
 
 FORMS = pytest.mark.parametrize(
@@ -333,142 +341,58 @@ def test_a_benchmark_without_runs_is_refused(bad):
         PerformanceBenchmark(**bad)
 
 
-# --- the suite ---------------------------------------------------------------------------------------------
+# --- blocks of calls ---------------------------------------------------------------------------------------
 
 
-def case_of(**peers):
-    """A case whose peers are given."""
-    sizes = {"batch": 1, "channels": 3, "height": 5, "width": 7}
-    return Case("cbam", "forward", sizes, benchmark.TEXTBOOK, lambda case, device: peers, note="made up")
+def test_a_block_is_as_many_calls_as_fit_after_two_that_are_not_counted(fake):
+    peers = {"a": fake.task("a", 1.0), "b": fake.task("b", 4.0)}
+    samples = measure(peers, warmup=1, rounds=2, clock=fake.clock, block_s=8.0)
+    assert samples == {"a": [1.0, 1.0], "b": [4.0, 4.0]}
+    # Warm-up, one call each to see how long it takes, then blocks of 8 and of 2 calls, turning.
+    sizing = "ab" + "a" + "b"
+    a, b = "aa" + "a" * 8, "bb" + "b" * 2
+    assert "".join(fake.log) == sizing + a + b + b + a
 
 
-def returns(*values):
-    return lambda: tuple(torch.tensor(value) for value in values)
-
-
-def test_a_row_holds_samples_ratios_memory_and_the_control():
-    row = run_case(
-        case_of(textbook=returns([1.0, 2.0]), attn_course=returns([1.0, 2.0002])), rounds=7, seconds=60
+def test_a_sample_is_the_mean_of_its_block_and_a_long_call_is_a_block_of_its_own(fake):
+    # Calls 0 and 1 warm up and size the block, 2 and 3 warm the caches, 4 … 7 count.
+    uneven = fake.task("a", lambda call: 1.0 if call < 4 else float(call))
+    samples = measure(
+        {"a": uneven, "b": fake.task("b", 100.0)}, warmup=1, rounds=1, clock=fake.clock, block_s=4.0
     )
-    assert row["case"] == "cbam, made up, forward, batch=1, channels=3, height=5, width=7"
-    assert row["forward_flops"] == complexity.cost("cbam", **row["sizes"]).flops
-    assert list(row["peers"]) == ["textbook", "attn_course", "attn_course (control)"]
-    for peer in row["peers"].values():
-        assert peer["runs"] == len(peer["samples_s"]) == 7
-        assert peer["first_quartile_s"] <= peer["median_s"] <= peer["third_quartile_s"]
-        assert peer["time_ratio"]["low"] <= peer["time_ratio"]["median"] <= peer["time_ratio"]["high"]
-        assert peer["peak_bytes"] == 8
-    assert row["peers"]["attn_course"]["time_ratio"] == {"median": 1, "low": 1, "high": 1}
-    assert row["peers"]["attn_course"]["relative_error"] == pytest.approx(1e-4, rel=0.01)
-    assert json.loads(json.dumps(row)) == row
+    assert samples == {"a": [(4 + 5 + 6 + 7) / 4], "b": [100.0]}
 
 
-@pytest.mark.parametrize(
-    ("theirs", "message"),
-    [
-        (returns([1.0, 2.1]), r"attn_course differs from textbook by 0\.05, allowed 0\.001"),
-        (returns([1.0, math.nan]), r"attn_course differs from textbook by nan"),
-        (returns([[1.0, 2.0]]), r"attn_course returns \(1, 2\), textbook \(2,\)"),
-    ],
-)
-def test_a_peer_that_is_wrong_is_never_timed(theirs, message):
-    def clock():
-        raise AssertionError("the clock was read")
+def test_blocks_keep_the_threads_that_are_set(fake):
+    before, seen = torch.get_num_threads(), set()
 
-    row = run_case(case_of(textbook=returns([1.0, 2.0]), attn_course=theirs), clock=clock)
-    assert "peers" not in row
-    assert re.search(message, row["failed"])
+    def task():
+        seen.add(torch.get_num_threads())
+        fake.now += 1.0
+
+    try:
+        torch.set_num_threads(2)
+        measure({"a": task}, rounds=3, clock=fake.clock, block_s=3.0)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {2}
 
 
-def test_want_of_memory_is_a_row():
-    def greedy():
-        return (torch.empty(2**60),)
-
-    row = run_case(case_of(textbook=greedy, attn_course=greedy))
-    assert row["failed"].startswith("RuntimeError")
-    assert "not run: RuntimeError" in benchmark.speed_table([row])
+# --- free memory -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", benchmark.speed_cases(quick=True), ids=lambda case: f"{case.name}")
-def test_the_peers_of_every_case_agree_and_run(case):
-    row = run_case(case, rounds=1, seconds=0)
-    assert "failed" not in row, row
-    assert benchmark.OURS in row["peers"] and case.baseline in row["peers"]
-    assert max(peer["relative_error"] for peer in row["peers"].values()) < 1e-3
-
-
-def test_the_standard_suite_holds_the_cases_that_are_promised():
-    cases = benchmark.speed_cases()
-    held = {(case.mechanism, case.note, case.mode, tuple(case.sizes.values())) for case in cases}
-    assert len(held) == len(cases)
-    for mode in ("forward", "training"):
-        for size in [(8, 512, 512, 8), (1, 4096, 512, 8)]:
-            assert ("multi-head-attention", "without weights", mode, size) in held
-        for gate in ("cbam", "squeeze-and-excitation", "efficient-channel-attention"):
-            assert (gate, "", mode, (32, 256, 56, 56)) in held
-    assert ("self-attention-2d", "", "forward", (1, 64, 96, 96)) in held
-
-
-def test_gradients_are_part_of_what_is_compared_in_training():
-    case = next(case for case in benchmark.speed_cases(quick=True) if case.mode == "training")
-    output, gradient = case.build(case, torch.device("cpu"))[benchmark.OURS]()
-    assert output.shape == gradient.shape and not output.requires_grad
-
-
-def test_attention_over_places_is_timed_away_from_its_start_where_it_is_the_identity():
-    case = next(case for case in benchmark.speed_cases(quick=True) if case.mechanism == "self-attention-2d")
-    n = case.sizes["height"] * case.sizes["width"]
-    ours = case.build(case, torch.device("cpu"))[benchmark.OURS]
-    assert peak_bytes(ours) > complexity.score_bytes(1, 1, n, n)
-
-
-def good_case():
-    return case_of(textbook=returns([1.0]), attn_course=returns([1.0]))
-
-
-def test_the_record_is_json_with_conditions_and_rows_and_the_partial_file_is_gone(tmp_path):
-    out, said = tmp_path / "new" / "record.json", []
-    record = benchmark.record_speed(out, seconds=0, cases=[good_case()] * 2, device="cpu", say=said.append)
-    assert json.loads(out.read_text()) == record
-    assert [path.name for path in out.parent.iterdir()] == ["record.json"]
-    assert record["schema"] == "attn-course/speed/1"
-    assert record["conditions"]["threads"] == torch.get_num_threads()
-    assert record["conditions"]["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert record["conditions"]["device"] == "cpu"
-    assert "THP_MEM_ALLOC_ENABLE" in record["conditions"]
-    assert len(record["rows"]) == len(said) == 2
-    assert "attn_course (control)" in said[0]
-
-
-def test_the_allocators_setting_is_recorded(monkeypatch):
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
-    assert benchmark.conditions("cpu")["THP_MEM_ALLOC_ENABLE"] == "1"
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    assert benchmark.conditions("cpu")["THP_MEM_ALLOC_ENABLE"] is None
-
-
-def test_a_row_is_on_disk_before_the_next_case_starts(tmp_path):
-    out, seen = tmp_path / "record.json", []
-
-    def interrupted(case, device):
-        seen.extend(json.loads(line) for line in (tmp_path / "record.json.partial").read_text().splitlines())
-        raise KeyboardInterrupt
-
-    second = Case("cbam", "forward", good_case().sizes, benchmark.TEXTBOOK, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        benchmark.record_speed(out, seconds=0, cases=[good_case(), second], say=lambda text: None)
-    assert [entry.get("schema", entry.get("case")) for entry in seen] == [
-        "attn-course/speed/1",
-        good_case().name,
-    ]
-    assert not out.exists()
-    with pytest.raises(FileExistsError, match=r"record\.json\.partial is there and is not overwritten"):
-        benchmark.record_speed(out, cases=[])
-
-
-def test_a_record_is_never_overwritten(tmp_path):
-    out = tmp_path / "record.json"
-    out.write_text("mine")
-    with pytest.raises(FileExistsError, match=r"record\.json is there and is not overwritten"):
-        benchmark.record_speed(out, cases=[])
-    assert out.read_text() == "mine"
+def test_free_memory_is_what_the_system_or_the_container_leaves_whichever_is_less(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  100 kB\nMemAvailable:   70 kB\n")
+    assert memory._available(meminfo) == 70 * 1024
+    assert memory._available(tmp_path / "none") is None
+    assert memory._container(tmp_path) is None
+    (tmp_path / "memory.current").write_text("300\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert memory._container(tmp_path) == 700
+    (tmp_path / "memory.max").write_text("200\n")
+    assert memory._container(tmp_path) == 0
+    free = free_bytes("cpu")
+    assert free is None or free > 2**20

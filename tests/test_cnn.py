@@ -515,7 +515,9 @@ def usual_peak_of_self_attention():
 
 
 @pytest.mark.parametrize("how", ["no_grad", "inference_mode", "frozen"])
-def test_self_attention_in_inference_peaks_at_a_tenth_of_the_usual_code(how, usual_peak_of_self_attention):
+def test_self_attention_in_inference_peaks_at_less_than_a_thirtieth_of_the_usual_code(
+    how, usual_peak_of_self_attention
+):
     module, x = cnn.SelfAttention2D(64), torch.randn(1, 64, 96, 96)
     nn.init.constant_(module.gamma, 0.7)
     module.requires_grad_(how != "frozen")
@@ -523,7 +525,7 @@ def test_self_attention_in_inference_peaks_at_a_tenth_of_the_usual_code(how, usu
         how
     ]
     with context():
-        assert peak_bytes(lambda: module(x)) <= 0.1 * usual_peak_of_self_attention
+        assert peak_bytes(lambda: module(x)) <= usual_peak_of_self_attention / 30
 
 
 def test_self_attention_in_training_holds_a_large_map_in_pieces():
@@ -532,7 +534,7 @@ def test_self_attention_in_training_holds_a_large_map_in_pieces():
     def step(module):
         return peak_bytes(lambda: torch.autograd.grad(module(x).sum(), [x, *module.parameters()]))
 
-    assert step(cnn.SelfAttention2D(8)) <= 0.2 * step(textbook.SelfAttention2D(8))
+    assert step(cnn.SelfAttention2D(8)) <= 0.05 * step(textbook.SelfAttention2D(8))
 
 
 # --- Any data type, layout, device; copies; compilers --------------------------------------------------------

@@ -26,6 +26,8 @@ CHAPTERS = {  # a chapter adds its own, here and in NAMES
         "multi-head-attention", "pre-norm-block"],
     2: ["sinusoidal-encoding", "shift-matrix", "rotary-embedding", "alibi-bias"],
     3: ["channel-attention", "spatial-attention", "cbam", "self-attention-2d"],
+    4: ["attention-flops", "crossover-length", "cbam-flops", "score-memory", "attention-entropy", "attention-distance"],
+    5: ["time-it", "roofline", "streaming-attention"],
 }  # fmt: skip
 NAMES = {
     "scaled-dot-product": "scaled_dot_product_attention(q, k, v, mask=None)",
@@ -44,6 +46,15 @@ NAMES = {
     "spatial-attention": "spatial_attention(x, weight)",
     "cbam": "cbam(x, w1, w2, weight)",
     "self-attention-2d": "self_attention_2d(x, w_query, w_key, w_value, gamma)",
+    "attention-flops": "attention_flops(batch, n_q, n_k, d_model)",
+    "crossover-length": "crossover_length(d_model)",
+    "cbam-flops": "cbam_flops(batch, channels, height, width, reduction=16, kernel_size=7)",
+    "score-memory": "score_memory(batch, num_heads, n_q, n_k, dtype)",
+    "attention-entropy": "attention_entropy(weights)",
+    "attention-distance": "mean_attention_distance(weights)",
+    "time-it": "time_it(fn, synchronize, clock, warmup=3, repeats=10)",
+    "roofline": "roofline_time(flops, bytes_moved, peak_flops, bandwidth)",
+    "streaming-attention": "streaming_attention(q, k, v, block_size)",
 }
 every = pytest.mark.parametrize("id", NAMES)
 
@@ -459,6 +470,25 @@ def test_only_merge_heads_is_called_with_what_is_not_contiguous():
                 assert all(v.is_contiguous() for v in values if isinstance(v, torch.Tensor)), exercise.id
 
 
+def test_the_weights_that_a_check_gives_are_distributions_and_above_zero_where_gradients_are_asked():
+    for id in ("attention-entropy", "attention-distance"):
+        for case in get(id).task.cases:
+            for seed in range(20):
+                weights = make_inputs(case, seed)["weights"]
+                assert torch.allclose(weights.sum(-1), weights.new_ones(())) and (weights >= 0).all()
+                assert not case.gradients or (weights > 0).all()
+
+
+def test_the_sizes_that_a_check_gives_are_possible_ones():
+    for seed in range(20):
+        for case in get("attention-flops").task.cases:
+            assert make_inputs(case, seed)["d_model"] % 8 == 0  # of 8 heads, and of fewer
+        for case in get("cbam-flops").task.cases:
+            sizes = {"reduction": 16, "kernel_size": 7} | make_inputs(case, seed)
+            assert sizes["channels"] % sizes["reduction"] == 0 and sizes["kernel_size"] % 2 == 1
+            assert "kernel_size" not in make_inputs(case, seed) or "reduction" in make_inputs(case, seed)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_another_order_of_summation_is_within_the_tolerance(dtype):
     generator = torch.Generator().manual_seed(0)
@@ -522,6 +552,22 @@ def test_an_error_can_be_the_right_answer(monkeypatch):
     assert _judged(monkeypatch, task, right, lambda a: right(a, Own)).passed is True
     assert _judged(monkeypatch, task, right, lambda a: right(a, TypeError)).diagnosis == "wrong-error"
     assert _judged(monkeypatch, task, right, lambda a: a).diagnosis == "no-error"
+
+
+def test_a_dtype_among_the_arguments_is_named():
+    for expected in ("dtype = torch.float32", "batch = 1"):
+        assert expected in get("score-memory").check(lambda *sizes: 5).message
+
+
+def test_a_float_in_place_of_an_int_is_told_of_the_other_division(monkeypatch):
+    task = _task("def f(a):\n    ...\n", [Case("four", lambda g: {"a": 4})])
+    assert "`//`" in _judged(monkeypatch, task, lambda a: a // 2, lambda a: a / 4).message
+    assert "`//`" not in _judged(monkeypatch, task, lambda a: a // 2, lambda a: str(a)).message
+
+
+def test_numbers_that_would_all_be_rounded_to_zero_are_shown_in_full():
+    nearly = get("attention-entropy").check(lambda w: -(w * (w + 1e-8).log()).sum(-1)).message
+    assert "-1.e-08" in nearly and "expected entropy =\n    [0., 0.]" in nearly
 
 
 class _Clock:

@@ -1,18 +1,20 @@
 """Right answers pass, in many hands and over many seeds; wrong ones are told which mistake they are."""
 
 import functools
+import zlib
 
 import numpy as np
 import pytest
-from exercises import chapter1_bank, chapter2_bank, chapter3_bank
+from exercises import chapter1_bank, chapter2_bank, chapter3_bank, chapter4_bank, chapter5_bank
 
 from attn_course import exercises
 from attn_course.exercises import judge, runner
 from attn_course.exercises.guard import Job, Limits
 from attn_course.exercises.task import make_inputs
 
+# To reject a right answer is the worst fault: it is looked at with all seeds that mean other inputs.
 SEEDS = range(10)
-BANKS = (chapter1_bank, chapter2_bank, chapter3_bank)  # a chapter adds its own
+BANKS = (chapter1_bank, chapter2_bank, chapter3_bank, chapter4_bank, chapter5_bank)  # a chapter adds its own
 RIGHT = {id: hands for bank in BANKS for id, hands in bank.RIGHT.items()}
 WRONG = {id: hands for bank in BANKS for id, hands in bank.WRONG.items()}
 IDS = [exercise.id for exercise in exercises.catalog()]
@@ -22,6 +24,19 @@ ONLY_IN_GRADIENTS = {"empty-row-nan-gradient", "gamma-zero-shortcut", "gamma-wit
 
 def _cases(bank):
     return [pytest.param(id, name, id=f"{id}/{name}") for id, hands in bank.items() for name in hands]
+
+
+@functools.cache
+def _seeds_of_right(id):
+    """All of them; two where every seed means the same inputs, and only a candidate's own random numbers differ."""
+    cases = exercises.get(id).task.cases
+    drawn = any(str(make_inputs(c, 0)) != str(make_inputs(c, seed)) for c in cases for seed in SEEDS)
+    return SEEDS if drawn else SEEDS[:2]
+
+
+def _seeds_of_wrong(name):
+    """The seed of a learner's own check, and one of the others: which, differs from answer to answer."""
+    return 0, 1 + zlib.crc32(name.encode()) % (len(SEEDS) - 1)
 
 
 def _mistakes(id):
@@ -48,7 +63,7 @@ def test_every_exercise_has_its_banks_of_right_and_wrong_answers():
 
 @pytest.mark.parametrize(("id", "name"), _cases(RIGHT))
 def test_a_right_answer_passes_whatever_its_hand_and_the_seed(id, name):
-    for seed in list(SEEDS)[:2] if name in SLOW else SEEDS:
+    for seed in SEEDS[:2] if name in SLOW else _seeds_of_right(id):
         result = exercises.get(id).check(RIGHT[id][name], seed=seed)
         assert result.passed is True, f"seed {seed}: {result}"
 
@@ -64,7 +79,7 @@ def test_the_reference_passes_over_many_seeds(id):
 @pytest.mark.parametrize(("id", "name"), _cases(WRONG))
 def test_a_wrong_answer_as_learners_write_it_is_told_its_mistake(id, name):
     diagnosis = name.split(":")[0]  # what follows tells two hands with one mistake apart
-    for seed in SEEDS:
+    for seed in _seeds_of_wrong(name):
         result = exercises.get(id).check(WRONG[id][name], seed=seed)
         assert (result.passed, result.diagnosis) == (False, diagnosis), f"seed {seed}: {result}"
 
@@ -139,8 +154,10 @@ def _gap(seen, expected, case):
         return np.inf
     if seen.items:
         return max(_gap(a, b, case) for a, b in zip(seen.items, expected.items, strict=True))
+    if seen.kind == "float":
+        return abs(seen.value - expected.value) / (1e-6 * max(abs(expected.value), 1e-12))
     if seen.kind != "tensor":
-        return 0.0
+        return 0.0 if seen.value == expected.value else np.inf
     if seen.shape != expected.shape or seen.dtype != expected.dtype or expected.data.dtype.kind != "f":
         return np.inf
     gap = np.abs(seen.data.astype(float) - expected.data.astype(float)).max()
@@ -161,7 +178,7 @@ def _sizes(id):
     "id",
     [
         "scaled-dot-product", "masked-softmax", "split-heads", "merge-heads", "pre-norm-block",
-        "channel-attention", "spatial-attention", "cbam", "self-attention-2d",
+        "channel-attention", "spatial-attention", "cbam", "self-attention-2d", "attention-entropy",
     ],
 )  # fmt: skip
 def test_sizes_differ_in_some_calls_and_coincide_in_others(id):

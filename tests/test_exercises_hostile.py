@@ -754,3 +754,16 @@ def test_other_threads_print_where_they_did_before(capsys):
         stop.set()
         thread.join()
     assert "elsewhere" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("candidate", "advice"),
+    [
+        (lambda x, w1, w2: x.max((2, 3)), "`amax` takes several"),
+        (lambda x, w1, w2: x.max(3).max(2), "`amax(dim)`"),
+        (lambda x, w1, w2: torch.sigmoid(x.max(3)), "`amax(dim)`"),
+        (lambda x, w1, w2: x * None, "is that function written"),
+    ],
+)
+def test_a_slip_that_torch_words_badly_gets_a_word_of_advice(candidate, advice):
+    assert advice in get("channel-attention").check(candidate).message

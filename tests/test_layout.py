@@ -103,7 +103,7 @@ def broken_rules(module: str, names: set[str]) -> list[str]:
         top, part = name.split(".")[0], family(name)
         if top in ONLY and me not in ONLY[top]:
             broken.append(f"{module} imports {name}, only {', '.join(ONLY[top])} may")
-        if me == "complexity" and top in {"torch", "attn_course"}:
+        if me == "complexity" and (top == "torch" or (top == "attn_course" and part != me)):
             broken.append(f"{module} imports {name}, it may not")
         if part in MAY_NOT.get(me or "", set()) and part != me:
             broken.append(f"{module} imports {name}, imports run the other way")

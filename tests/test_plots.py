@@ -7,7 +7,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from attn_course import plots
+from attn_course import complexity, plots
+from attn_course.benchmark import Ratio
 
 
 @pytest.fixture(autouse=True)
@@ -182,3 +183,88 @@ def test_lines_by_length_have_a_tick_for_each_length_and_the_house_colours():
     assert axis.get_xscale() == "log"
     drawn = {line.get_color() for line in axis.lines if len(line.get_xdata()) == 2}
     assert drawn == {plots.COLOURS["rotary"], plots.COLOURS["ALiBi"]}
+
+
+def test_a_benchmark_is_a_line_for_each_case_with_every_peer_and_the_controls_interval():
+    def peer(median):
+        return {"time_ratio": {"low": median - 0.1, "median": median, "high": median + 0.1}}
+
+    peers = {"textbook": peer(2.0), "ours": peer(1.0), "ours (control)": peer(1.1), "timm": peer(0.5)}
+    measured = {"case": "a", "status": "measured", "ours": "ours", "peers": peers}
+    lost = {"case": "b", "status": "too large", "ours": "ours", "peers": {}}
+    record = {"name": "m", "conditions": {"machine": "a machine"}, "rows": [measured, lost]}
+    figure = plots.benchmark_ratios(record)
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1] and axis.get_xscale() == "log"
+    marks = {tuple(line.get_xydata()[0]) for line in axis.lines if len(line.get_xydata()) == 1}
+    assert {(2.0, 0), (0.5, 0)} <= marks and (1.0, 0) not in marks
+    assert [text.get_text() for text in axis.texts] == ["too large"]
+    (control,) = axis.collections[0].get_segments()
+    assert control.tolist() == [pytest.approx([1.0, 0.0]), pytest.approx([1.2, 0.0])]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["textbook", "timm"]
+    assert "a machine" in axis.get_title("right")
+
+
+def test_shares_are_stacked_to_one_and_the_crossover_is_marked():
+    shares = pd.DataFrame(
+        {"projections": [0.9, 0.5, 0.1], "scores": [0.1, 0.5, 0.9]}, index=[64, 1024, 16384]
+    )
+    figure = plots.shares_by_length(shares, 1024, "title")
+    (axis,) = figure.axes
+    tops = [area.get_paths()[0].vertices[:, 1].max() for area in axis.collections]
+    assert tops == [0.9, 1.0]
+    assert axis.lines[0].get_xdata()[0] == 1024 and "1,024" in axis.texts[0].get_text()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scores", "projections"]
+
+
+def test_grouped_bars_have_a_bar_and_its_number_for_each_field_of_the_table():
+    table = pd.DataFrame({"FLOPs": [2, 3_000], "elementwise": [5_000_000, 7e9]}, index=["a", "b"])
+    (axis,) = plots.grouped_bars(table, "operations", "title").axes
+    assert [bar.get_height() for bar in axis.patches] == [2, 3_000, 5_000_000, 7e9]
+    assert [text.get_text() for text in axis.texts] == ["2", "3k", "5M", "7G"]
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in axis.patches]
+    assert centres == pytest.approx([-0.2, 0.8, 0.2, 1.2])
+
+
+def test_predictions_are_lines_and_measurements_dots_of_the_same_colour():
+    table = pd.DataFrame(
+        {
+            "n": [2, 4] * 2,
+            "kind": ["a", "a", "b", "b"],
+            "predicted": [1, 2, 3, 4],
+            "measured": [1.1, 2.1, 3.1, 4.1],
+        }
+    )
+    (axis,) = plots.predicted_lines_measured_dots(table, x="n", hue="kind", y="MiB", title="t").axes
+    lines, dots = axis.lines[::2], axis.lines[1::2]
+    assert [list(line.get_ydata()) for line in lines] == [[1, 2], [3, 4]]
+    assert [list(line.get_ydata()) for line in dots] == [[1.1, 2.1], [3.1, 4.1]]
+    assert [line.get_color() for line in lines] == [line.get_color() for line in dots]
+
+
+def test_a_roof_rises_with_the_bandwidth_and_is_flat_from_where_both_bind():
+    hardware = complexity.Hardware("h", peak_flops=1e12, bandwidth=1e10)
+    (axis,) = plots.roofline({"a": (0.5, 4e9), "b": (900.0, 8e11)}, hardware, "t").axes
+    x, y = axis.lines[0].get_data()
+    assert x[1] == 100 and list(y[1:]) == [1e12, 1e12] and y[0] / x[0] == pytest.approx(1e10)
+    assert x[0] < 0.5 and x[2] > 900
+    assert [tuple(line.get_xydata()[0]) for line in axis.lines[2:]] == [(0.5, 4e9), (900.0, 8e11)]
+
+
+def test_measured_ratios_stand_with_their_interval_on_the_predicted_bars():
+    measured = [Ratio(1.0, 1.0, 1.0), Ratio(0.6, 0.5, 0.7)]
+    (axis,) = plots.predicted_and_measured_ratios(
+        ["8", "1"], [1, 0.3], measured, Ratio(1, 0.9, 1.1), "t"
+    ).axes
+    assert [bar.get_height() for bar in axis.patches] == [1, 0.3]
+    assert [list(line.get_ydata()) for line in axis.lines] == [
+        [1, 1], [0.5, 0.7], [1, 0.6], [0.9, 0.9], [1.1, 1.1],
+    ]  # fmt: skip
+
+
+def test_heads_are_placed_by_entropy_and_distance_with_the_uniform_head_as_a_cross():
+    heads = pd.DataFrame({"layer": [1, 2], "entropy": [0.5, 1.5], "distance": [3.0, 7.0]})
+    (axis,) = plots.heads_by_entropy_and_distance(heads, (3.2, 21.0), "t").axes
+    assert axis.collections[0].get_offsets().tolist() == [[0.5, 3.0], [1.5, 7.0]]
+    assert tuple(axis.lines[-1].get_xydata()[0]) == (3.2, 21.0)

@@ -177,6 +177,17 @@ def test_a_window_is_full_attention_under_its_band(n, window, d_k, d_v, dtype, i
     mask = sliding_window_mask(n, window, is_causal=is_causal)
     expected, _ = scaled_dot_product_attention(q, k, v, mask)
     close(sliding_window_attention(q, k, v, window, is_causal=is_causal), expected)
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    output = sliding_window_attention(*inputs, window, is_causal=is_causal)
+    close(output, expected)
+    towards = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype)
+    expected, _ = scaled_dot_product_attention(*inputs, mask)
+    for one, other in zip(
+        torch.autograd.grad(output, inputs, towards),
+        torch.autograd.grad(expected, inputs, towards),
+        strict=True,
+    ):
+        close(one, other)
 
 
 @modest
@@ -206,6 +217,11 @@ MECHANISMS = {
     "TransformerBlock, pre-norm": (
         lambda: TransformerBlock(16, 2, 11, norm_first=True),
         lambda module, x: module(x, is_causal=True)[0],
+        3,
+    ),
+    "MultiHeadAttention, grouped": (
+        lambda: MultiHeadAttention(16, 4, num_kv_heads=2),
+        lambda module, x: _attend(module, x, need_weights=False, is_causal=True),
         3,
     ),
     "MultiHeadAttention, rotary": (
@@ -286,7 +302,7 @@ def attentions():
         found = getattr(attn_course, name)
         if home not in homes or name.endswith("_example"):
             continue
-        if isinstance(found, type):
+        if isinstance(found, type) and issubclass(found, torch.nn.Module):
             yield name, found.forward
         elif name.endswith("_attention"):
             yield name, found

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attn_course import textbook
 from attn_course.positional import RotaryEmbedding, alibi_bias, apply_rotary
 from attn_course.transformer import (
+    KeyValueCache,
     MultiHeadAttention,
     TransformerBlock,
     causal_mask,
@@ -523,6 +524,9 @@ def function(q=(B, N, DK), k=(B, NK, DK), v=(B, NK, DK), mask=None, **keywords):
         (lambda: MultiHeadAttention(D, H, dropout=1.0), r"\[0, 1\), got 1.0"),
         (lambda: MultiHeadAttention(D, H, dropout=-0.1), "got -0.1"),
         (lambda: MultiHeadAttention(D, H, dropout=float("nan")), "got nan"),
+        (lambda: MultiHeadAttention(D, H, num_kv_heads=2), "num_kv_heads = 2, num_heads = 3"),
+        (lambda: MultiHeadAttention(D, H, num_kv_heads=0), "num_kv_heads = 0, num_heads = 3"),
+        (lambda: TransformerBlock(D, H, 17, num_kv_heads=6), "num_kv_heads = 6, num_heads = 3"),
         (lambda: TransformerBlock(D, 2, 17), "num_heads = 2, d_model = 15"),
         (lambda: TransformerBlock(D, H, 0), "d_ff must be at least 1, got 0"),
         (lambda: TransformerBlock(D, H, 17, 1.5), "got 1.5"),
@@ -553,6 +557,13 @@ def function(q=(B, N, DK), k=(B, NK, DK), v=(B, NK, DK), mask=None, **keywords):
         (lambda: attend(rotary=RotaryEmbedding(14)), r"d_k = 14\), got \(2, 3, 7, 5\)"),
         (lambda: function(q=(DK,)), r"\(5,\)"),
         (lambda: function(k=(3, NK, DK)), r"leading.*\(2, 7, 5\).*\(3, 11, 5\)"),
+        (lambda: function(k=(1, NK, DK), v=(1, NK, DK)), r"leading.*\(1, 11, 5\)"),
+        (
+            lambda: function(k=(3, NK, DK), v=(3, NK, DK), enable_gqa=True),
+            r"leading.*divide.*\(2, 7, 5\).*\(3, 11, 5\)",
+        ),
+        (lambda: function(k=(1, NK, DK), enable_gqa=True), r"leading.*divide.*\(1, 11, 5\).*\(2, 11, 5\)"),
+        (lambda: function(k=(0, NK, DK), v=(0, NK, DK), enable_gqa=True), r"leading.*\(0, 11, 5\)"),
         (lambda: function(k=(B, NK, DK + 1)), r"d_k.*\(2, 11, 6\)"),
         (lambda: function(v=(B, NK + 2, DK)), r"n_k.*\(2, 13, 5\)"),
         (lambda: function(mask=(B, NK)), r"mask\[:, None, :\]"),
@@ -789,6 +800,339 @@ def test_attention_with_positions_compiles_and_exports(way, need_weights):
         twin = torch.export.export(module, (x,), dynamic_shapes=({1: length},)).module()
     for given in (x, torch.randn(B, 13, WIDE)):
         close(twin(given), module(given))
+
+
+# --- heads that share their keys, and a cache of them -----------------------------------------------------
+
+H6, GROUPS = 6, [1, 2, 3]  # heads of queries, and of keys and values
+
+
+def grouped(num_kv_heads, dtype=torch.float64, *, n_q=N, n_k=NK, d_v=DK, grad=False):
+    q, _, _ = qkv(dtype, n_q=n_q, lead=(B, H6), grad=grad)
+    _, k, v = qkv(dtype, n_k=n_k, d_v=d_v, lead=(B, num_kv_heads), grad=grad)
+    return q, k, v
+
+
+def repeated(q, k, v):
+    """The definition: every head of keys and values is there once for each head of queries that it serves."""
+    return q, *(x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
+
+
+def grouped_masks(n_q, n_k):
+    masks = [
+        torch.rand(shape) > 0.4 for shape in ((n_q, n_k), (B, 1, n_q, n_k), (H6, 1, n_k), (B, H6, n_q, n_k))
+    ]
+    for mask in masks:
+        mask[..., 0, :] = False  # the first query sees nothing
+    return [
+        None,
+        padding_mask(torch.tensor([n_k, n_k // 2]), n_k),
+        padding_mask(torch.tensor([n_k, 0]), n_k),
+        *masks,
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("num_kv_heads", GROUPS)
+def test_grouped_attention_is_attention_with_repeated_keys_forward_and_backward(
+    num_kv_heads, need_weights, dtype
+):
+    for n_q, n_k, d_v in ((N, NK, DK), (NK, NK, DK), (1, NK, DK), (N, NK, DK + 2)):
+        for mask in grouped_masks(n_q, n_k):
+            for bias in (None, torch.randn(H6, n_q, n_k)):
+                for is_causal in (False, True):
+                    inputs = grouped(num_kv_heads, dtype, n_q=n_q, n_k=n_k, d_v=d_v, grad=True)
+                    expected, weights = scaled_dot_product_attention(
+                        *repeated(*inputs), mask, bias=bias, is_causal=is_causal
+                    )
+                    output, mine = scaled_dot_product_attention(
+                        *inputs,
+                        mask,
+                        bias=bias,
+                        is_causal=is_causal,
+                        need_weights=need_weights,
+                        enable_gqa=True,
+                    )
+                    assert output.dtype == dtype
+                    close(output, expected)
+                    assert mine is None if not need_weights else mine.shape == weights.shape
+                    if need_weights:
+                        close(mine, weights)
+                    towards = torch.randn_like(expected)
+                    for one, other in zip(
+                        torch.autograd.grad(output, inputs, towards),
+                        torch.autograd.grad(expected, inputs, towards),
+                        strict=True,
+                    ):
+                        close(one, other)
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 1, 3)])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_groups_are_in_the_last_but_two_dimension_whatever_stands_before(lead, need_weights):
+    q = torch.randn(*lead, H6, N, DK)
+    k, v = torch.randn(*lead, 2, NK, DK), torch.randn(*lead, 2, NK, DK)
+    output, _ = scaled_dot_product_attention(q, k, v, need_weights=need_weights, enable_gqa=True)
+    close(output, scaled_dot_product_attention(*repeated(q, k, v))[0])
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("num_kv_heads", GROUPS)
+def test_a_module_with_groups_is_the_ordinary_one_with_the_rows_of_its_projections_repeated(
+    num_kv_heads, need_weights
+):
+    small = MultiHeadAttention(H6 * DK, H6, num_kv_heads=num_kv_heads).double().eval()
+    assert small.w_k.weight.shape == small.w_v.weight.shape == (num_kv_heads * DK, H6 * DK)
+    assert small.num_kv_heads == num_kv_heads and f"num_kv_heads={num_kv_heads}" in repr(small)
+    whole = MultiHeadAttention(H6 * DK, H6).double().eval()
+    state = small.state_dict()
+    for name in ("w_k.weight", "w_k.bias", "w_v.weight", "w_v.bias"):
+        heads = state[name].unflatten(0, (num_kv_heads, DK))
+        state[name] = heads.repeat_interleave(H6 // num_kv_heads, dim=0).flatten(0, 1)
+    whole.load_state_dict(state)
+    x, y = torch.randn(B, N, H6 * DK).double(), torch.randn(B, NK, H6 * DK).double()
+    mask = torch.rand(B, 1, N, NK) > 0.3
+    for given in ({}, {"is_causal": True}, {"mask": mask, "bias": torch.randn(H6, N, NK)}):
+        output, weights = small(x, y, y, need_weights=need_weights, **given)
+        expected, all_weights = whole(x, y, y, **given)
+        close(output, expected)
+        if need_weights:
+            close(weights, all_weights)
+
+
+@every_module
+def test_as_many_heads_of_keys_as_of_queries_is_the_module_as_it_was(name):
+    torch.manual_seed(3)
+    module, call = make(name)
+    torch.manual_seed(3)
+    twin, _ = make(name, num_kv_heads=H)
+    x = torch.randn(B, N, D)
+    assert module.state_dict().keys() == twin.state_dict().keys()
+    assert torch.equal(call(module.eval(), x)[0], call(twin.eval(), x)[0])
+    assert "num_kv_heads" not in repr(twin)
+
+
+class Made(TorchDispatchMode):
+    """Elements of the largest tensor with memory of its own that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        leaves = torch.utils._pytree.tree_leaves
+        known = {t.untyped_storage()._cdata for t in leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for t in leaves(out):
+            if isinstance(t, torch.Tensor) and t.untyped_storage()._cdata not in known:
+                self.largest = max(self.largest, t.numel())
+        return out
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_keys_that_are_shared_are_not_copied(need_weights, masked):
+    n_k = 997
+    q, k, v = grouped(2, torch.float32, n_q=1, n_k=n_k)
+    mask = padding_mask(torch.tensor([n_k, 5]), n_k) if masked else None
+    with Made() as made, torch.no_grad():
+        scaled_dot_product_attention(
+            q, k, v, mask, is_causal=not masked, need_weights=need_weights, enable_gqa=True
+        )
+    assert 0 < made.largest <= B * H6 * n_k < k.numel() * 3
+    with Made() as made, torch.no_grad():
+        scaled_dot_product_attention(*repeated(q, k, v), mask, need_weights=need_weights)
+    assert made.largest >= k.numel() * 3, "the watch sees what is copied"
+
+
+def test_heads_that_share_keys_are_rows_of_one_table_unless_something_tells_them_apart(monkeypatch):
+    """What torch is asked for: of its own way, older versions copy the keys."""
+    asked, masks, kernel = [], [], F.scaled_dot_product_attention
+
+    def watched(q, k, v, *args, **keywords):
+        asked.append((tuple(q.shape[1:3]), keywords.get("enable_gqa", False), args[2]))
+        masks.append(args[0] is not None)
+        return kernel(q, k, v, *args, **keywords)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    padding = padding_mask(torch.tensor([NK, 4]), NK)
+    for n_q, mask, is_causal, expected in (
+        (1, None, True, ((2, 3), False, False)),
+        (N, None, False, ((2, 3 * N), False, False)),
+        (N, padding, False, ((2, 3 * N), False, False)),
+        (NK, None, True, ((H6, NK), True, True)),
+        (N, None, True, ((H6, N), True, False)),
+        (N, torch.rand(N, NK) > 0.5, False, ((H6, N), True, False)),
+        (N, torch.rand(B, H6, 1, NK) > 0.5, False, ((H6, N), True, False)),
+    ):
+        inputs = grouped(2, n_q=n_q)
+        scaled_dot_product_attention(*inputs, mask, is_causal=is_causal, need_weights=False, enable_gqa=True)
+        assert asked.pop() == expected
+        assert masks.pop() == (mask is not None or (n_q == N and is_causal)), (
+            "and no mask is made for one query"
+        )
+
+
+def cached(name, num_kv_heads, max_len=NK):
+    """A module with heads of width 14, and a cache for it."""
+    module, call = turned(name, num_kv_heads=num_kv_heads)
+    return module.double(), call, KeyValueCache(B, num_kv_heads or H, max_len, 14, dtype=torch.float64)
+
+
+@every_module
+@pytest.mark.parametrize("num_kv_heads", [None, 1])
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("positions", ["none", "rotary", "alibi"])
+@pytest.mark.parametrize("chunks", [[1] * NK, [NK], [4, 1, 1, 5], [2, 0, 9]], ids=str)
+def test_tokens_one_by_one_or_in_chunks_with_a_cache_give_the_whole_causal_pass(
+    name, num_kv_heads, need_weights, positions, chunks
+):
+    module, call, cache = cached(name, num_kv_heads)
+    x = torch.randn(B, NK, WIDE, dtype=torch.float64)
+
+    def given(n_q, n_k):
+        if positions == "alibi":
+            return {"bias": alibi_bias(H, n_q, n_k)}
+        return {"rotary": RotaryEmbedding(14)} if positions == "rotary" else {}
+
+    expected, weights = call(module, x, is_causal=True, **given(NK, NK))
+    end = 0
+    for size in chunks:
+        start, end = end, end + size
+        with torch.no_grad():
+            output, mine = call(
+                module,
+                x[:, start:end],
+                is_causal=True,
+                need_weights=need_weights,
+                cache=cache,
+                **given(size, end),
+            )
+        assert cache.length == end
+        close(output, expected[:, start:end])
+        if need_weights:
+            close(mine, weights[:, :, start:end, :end])
+
+
+@torch.no_grad()
+def test_a_mask_spans_the_cached_keys_and_the_new_ones():
+    module, call, cache = cached("MultiHeadAttention", 1)
+    x = torch.randn(B, NK, WIDE, dtype=torch.float64)
+    mask = torch.rand(B, 1, NK, NK) > 0.3
+    for need_weights in (True, False):
+        cache.length = 0
+        call(module, x[:, :4], mask[..., :4, :4], is_causal=True, need_weights=need_weights, cache=cache)
+        output, _ = call(
+            module, x[:, 4:], mask[..., 4:, :], need_weights=need_weights, cache=cache, is_causal=True
+        )
+        close(output, call(module, x, mask, is_causal=True)[0][:, 4:])
+    cache.length = 4
+    with pytest.raises(ValueError, match=r"\(4, 9\) does not broadcast.*\(2, 3, 4, 8\)"):
+        call(module, x[:, :4], torch.ones(4, 9), cache=cache)
+
+
+@torch.no_grad()
+def test_a_cache_that_is_set_back_forgets_the_last_tokens():
+    module, call, cache = cached("post-norm", None)
+    x = torch.randn(B, NK, WIDE, dtype=torch.float64)
+    call(module, x, is_causal=True, cache=cache)
+    first = call(module, x[:, :5], is_causal=True)[0]
+    cache.length = 4
+    close(call(module, x[:, 4:5], is_causal=True, cache=cache)[0], first[:, 4:])
+    assert cache.length == 5
+
+
+def test_a_cache_hands_out_views_of_all_tokens_so_far_and_knows_its_bytes():
+    cache = KeyValueCache(B, 3, 13, DK, dtype=torch.bfloat16)
+    assert cache.bytes_per_token == 2 * 3 * DK * 2
+    assert cache.nbytes == cache.bytes_per_token * B * 13
+    k, v = torch.randn(2, B, 3, 6, DK).bfloat16()
+    cache.append(k[:, :, :5], v[:, :, :5])
+    all_k, all_v = cache.append(k[:, :, 5:], v[:, :, 5:])
+    assert cache.length == 6 and torch.equal(all_k, k) and torch.equal(all_v, v)
+    assert all_k.data_ptr() == cache.keys.data_ptr() and all_v.data_ptr() == cache.values.data_ptr()
+    assert "num_kv_heads=3, max_len=13" in repr(cache) and "length=6" in repr(cache)
+    assert KeyValueCache(1, 1, 1, 1, device="meta").keys.device.type == "meta"
+    assert KeyValueCache(1, 1, 1, 1).keys.dtype == torch.get_default_dtype()
+
+
+def full_cache():
+    cache = KeyValueCache(B, H, NK, DK)
+    cache.append(*torch.randn(2, B, H, NK, DK))
+    cache.length = 9
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda c: c.append(*torch.zeros(2, B, H, 3, DK)), "max_len = 11 tokens: it holds 9, and 3 more"),
+        (lambda c: c.append(*torch.zeros(2, B, H + 1, 1, DK)), r"k .*h_kv = 3.*got \(2, 4, 1, 5\)"),
+        (lambda c: c.append(*torch.zeros(2, B + 1, H, 1, DK)), r"B = 2.*got \(3, 3, 1, 5\)"),
+        (
+            lambda c: c.append(torch.zeros(B, H, 1, DK), torch.zeros(B, H, 1, 6)),
+            r"v .*d_k = 5.*\(2, 3, 1, 6\)",
+        ),
+        (lambda c: c.append(torch.zeros(B, H, 1, DK), torch.zeros(B, H, 2, DK)), "n_new, got 1 and 2"),
+        (lambda c: c.append(*torch.zeros(2, H, 1, DK)), r"got \(3, 1, 5\)"),
+        (
+            lambda c: c.append(*torch.zeros(2, B, H, 1, DK).double()),
+            "k is torch.float64 on cpu.*torch.float32",
+        ),
+        (lambda c: c.append(*torch.zeros(2, B, H, 1, DK, device="meta")), "on meta.*on cpu"),
+        (
+            lambda c: c.append(*torch.zeros(2, B, H, 1, DK, requires_grad=True)),
+            r"k needs a gradient.*no_grad\(\)",
+        ),
+        (lambda c: attend(q=(B, 1, D), k=(B, 1, D), v=(B, 1, D), cache=c), "k needs a gradient"),
+        (lambda c: attend(q=(B, 1, D), k=(B, 2, D), v=(B, 2, D), cache=c), "one length, got 1 and 2"),
+    ],
+)
+def test_what_does_not_fit_the_cache_is_a_value_error_and_leaves_it_as_it_was(call, says):
+    cache = full_cache()
+    before = cache.keys.clone()
+    with pytest.raises(ValueError, match=says):
+        call(cache)
+    assert cache.length == 9 and torch.equal(cache.keys, before)
+
+
+def test_a_length_below_zero_is_told():
+    cache = full_cache()
+    cache.length = -1
+    with pytest.raises(ValueError, match="between 0 and max_len = 11, got -1"):
+        cache.append(*torch.zeros(2, B, H, 1, DK))
+
+
+@pytest.mark.parametrize("name", ["batch", "num_kv_heads", "max_len", "d_k"])
+def test_a_cache_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        KeyValueCache(**{"batch": B, "num_kv_heads": H, "max_len": NK, "d_k": DK, name: 0})
+
+
+@torch.no_grad()
+def test_generation_under_autocast_keeps_a_cache_of_the_lower_precision():
+    attention, x = MultiHeadAttention(D, H, num_kv_heads=1).eval(), torch.randn(B, N, D)
+    cache = KeyValueCache(B, 1, N, DK, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole, _ = attention(x, x, x, is_causal=True, need_weights=False)
+        for i in range(N):
+            token = x[:, i : i + 1]
+            output, _ = attention(token, token, token, is_causal=True, need_weights=False, cache=cache)
+            close(output[:, 0], whole[:, i])
+
+
+@pytest.mark.parametrize("way", ["compiled", "exported"])
+def test_groups_compile_and_export(way):
+    attention = MultiHeadAttention(H6 * DK, H6, num_kv_heads=2).eval()
+    x = torch.randn(B, N, H6 * DK)
+    expected = attention(x, x, x, is_causal=True, need_weights=False)[0]
+    if way == "compiled":
+        run = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    else:
+        run = torch.export.export(attention, (x, x, x), {"is_causal": True, "need_weights": False}).module()
+    close(run(x, x, x, is_causal=True, need_weights=False)[0], expected)
+
+
+# --- dropout, dtypes, compilers, devices -----------------------------------------------------------------
 
 
 def test_dropout_changes_the_output_and_keeps_its_mean():

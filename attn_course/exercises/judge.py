@@ -151,7 +151,9 @@ def _compare(seen: Seen, expected: Seen, where: str, case: Case) -> Problem | No
         return _compare_tensors(seen, expected, where, case)
     if seen.kind != expected.kind:
         text = f"`{where}` is {_kind_name(seen)}; expected {_kind_name(expected)}."
-        return Problem("wrong-type", text, where)
+        whole = (seen.kind, expected.kind) == ("float", "int")
+        guess = "`/` gives a float, even where it divides evenly; `//` gives an integer." if whole else ""
+        return Problem("wrong-type", text, where, guess=guess)
     if expected.kind == "float" and isinstance(seen.value, float) and isinstance(expected.value, float):
         gap = abs(seen.value - expected.value)
         same = seen.value == expected.value or gap <= 1e-6 * max(abs(expected.value), 1e-12)
@@ -161,7 +163,8 @@ def _compare(seen: Seen, expected: Seen, where: str, case: Case) -> Problem | No
         same = seen.value == expected.value
     if same:
         return None
-    return Problem("wrong-value", f"It returned {seen.value!r}; expected {expected.value!r}.", where)
+    what = "It returned" if where.isidentifier() else f"{where[:1].upper()}{where[1:]} is"  # seen, not returned
+    return Problem("wrong-value", f"{what} {seen.value!r}; expected {expected.value!r}.", where)
 
 
 def _compare_tensors(seen: Seen, expected: Seen, where: str, case: Case) -> Problem | None:
@@ -190,6 +193,9 @@ def _compare_tensors(seen: Seen, expected: Seen, where: str, case: Case) -> Prob
     return None
 
 
+_VALUES_AND_INDICES = (
+    "`max(dim)` and `min(dim)` give values *and* indices; `amax(dim)` and `amin(dim)` give the values alone."
+)
 _FAULT_GUESSES = (
     ("RecursionError", "", "It calls itself without end."),
     ("SystemExit", "", "It called exit(), which would have ended your session."),
@@ -208,6 +214,11 @@ _FAULT_GUESSES = (
      "tensor instead (`torch.where`, `masked_fill`)."),
     ("RuntimeError", "with a bool tensor is not supported", "A bool mask is no number. Ask it a question whose answer "
      "is bool, whatever its dtype."),
+    ("AttributeError", "return_types", _VALUES_AND_INDICES),
+    ("TypeError", "return_types", _VALUES_AND_INDICES),
+    ("TypeError", "max() received an invalid", "`max` goes along one dimension; `amax` takes several, and gives the "
+     "values alone."),
+    ("TypeError", "NoneType", "Something that it calls returned nothing: is that function written, with its `return`?"),
     ("TypeError", "float", "`/` gives a float, even where it divides evenly; `//` gives an integer."),
     ("TypeError", "positional argument", "Does it take the arguments of the stub, in that order?"),
 )  # fmt: skip
@@ -216,7 +227,7 @@ _FAULT_GUESSES = (
 def _fault_text(fault: Fault) -> str:
     text = f"It raised {fault.type}" + (f": {fault.text}" if fault.text else "")
     # What follows is advice that may mislead.
-    text = re.split(r"\n| Hint: | If you are trying to invert a mask", text)[0]
+    text = re.split(r"\n| Hint: | If you are trying to invert a mask|, but expected one of:", text)[0]
     text = textwrap.shorten(text.rstrip("."), 300, placeholder=" …") + "."
     if fault.line:
         text += f" The line was `{fault.line}`."
@@ -276,7 +287,8 @@ def _problem(task: Task, case: Case, seen: Observation, right: Observation) -> P
     result = seen.result or Seen("none", "None")
     if result.kind == "none" and right.result.kind != "none":
         parts = [name for name in task.returns if name.isidentifier()]  # others are what ``act`` made
-        first = right.result.items[0] if right.result.items else right.result
+        pairs = zip(task.returns, right.result.items, strict=False)
+        first = next((item for name, item in pairs if name in parts), right.result)
         wanted = f"({', '.join(parts)})" if len(parts) > 1 else _kind_name(first)
         text = f"It did its work and returned None; expected {wanted}. Is the `return` at its end missing?"
         return Problem("returns-none", text)
@@ -285,7 +297,12 @@ def _problem(task: Task, case: Case, seen: Observation, right: Observation) -> P
         text = f"It changed its input {names} in place. Whoever calls it may still need the old numbers."
         return Problem("changes-input", text)
     problem = _compare(result, right.result, ", ".join(task.returns), case)
-    return problem or _random_problem(seen, case) or _gradient_problem(seen, right, case)
+    return (
+        problem
+        or _random_problem(seen, case)
+        or _gradient_problem(seen, right, case)
+        or _memory_problem(seen, case)
+    )
 
 
 def _random_problem(seen: Observation, case: Case) -> Problem | None:
@@ -323,6 +340,21 @@ def _gradient_problem(seen: Observation, right: Observation, case: Case) -> Prob
                     "cut off (`detach`, `.data`, `no_grad`, numpy).")  # fmt: skip
             return Problem("cuts-gradient", text)
     return None
+
+
+def _memory_problem(seen: Observation, case: Case) -> Problem | None:
+    if seen.memory is None:
+        return None
+    largest, peak = seen.memory["largest_elements"], seen.memory["peak_bytes"]
+    text = ""
+    if case.most_elements is not None and largest >= case.most_elements:
+        text = f"one tensor held {largest:,} numbers; it has to do with fewer than {case.most_elements:,}"
+    elif case.most_bytes is not None and peak >= case.most_bytes:
+        text = f"its tensors together held {peak:,} bytes at one time; it has to do with fewer than {case.most_bytes:,}"
+    if not text:
+        return None
+    question = "What grows with both lengths at once, and is it needed whole?"
+    return Problem("too-much-memory", f"The numbers are right, but on the way {text}. {question}")
 
 
 # --------------------------------------------------------------------------------------------------- diagnosis
@@ -412,12 +444,15 @@ def diagnose(
 
 
 def _numbers(data: np.ndarray) -> str:
+    tiny = False
     if data.dtype.kind == "b":
         data = data.astype(int)
     elif data.dtype.kind == "f":
-        data = np.round(data.astype(np.float64), 3) + 0.0
+        rounded = np.round(data.astype(np.float64), 3) + 0.0
+        tiny = bool(data.any() and not rounded.any())  # all of them would look like 0
+        data = data if tiny else rounded
     text = np.array2string(
-        data, precision=3, suppress_small=True, max_line_width=88, threshold=200, separator=", "
+        data, precision=3, suppress_small=not tiny, max_line_width=88, threshold=200, separator=", "
     )
     return re.sub(r"\n\s*\n", "\n", text)
 
@@ -428,6 +463,8 @@ def _describe(value: Any) -> str:
         return str(tuple(value.shape)) + ("" if dtype == "float32" else f" {dtype}")
     if isinstance(value, bool | int | float | str | None):
         return f"= {value!r}"
+    if type(value).__name__ == "dtype":
+        return f"= {value}"
     formula = getattr(value, "formula", "")
     return f"= {formula}" if formula else ""
 

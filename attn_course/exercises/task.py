@@ -30,6 +30,8 @@ class Case:
     twice: bool = False  # called again with another random state: the same result is expected
     exact_zeros: bool = False  # where 0 is expected, nothing but 0 will do
     memory: bool = False  # what the call allocates: live bytes at the peak, elements of the largest storage
+    most_elements: int | None = None  # with ``memory``: any one storage holds fewer
+    most_bytes: int | None = None  # with ``memory``: all that live at one time take fewer
 
 
 @dataclass(frozen=True)

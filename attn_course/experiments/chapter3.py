@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..analysis import attention_on_mask
 from ..cnn import (
     CBAM,
     AttentionCNN,
@@ -377,40 +378,22 @@ def on_mask(maps: Tensor, masks: Tensor) -> dict[str, float]:
 
     Returns:
         ``share``, ``hits`` and ``above`` (there: ``share``, ``hit``, ``above``), and each with ``_shuffled`` added to
-        its name: the mean over ten shifts of the masks along the images, with the ranks worked out once for all.
+        its name: the mean over ten shifts of the masks along the images.
         ``lift`` is ``share / share_shuffled``.
     """
-    mass = maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)
-    largest = (maps == maps.amax(dim=(1, 2), keepdim=True)).float()
-    largest /= largest.sum(dim=(1, 2), keepdim=True)
-    below = _below(maps)
-
-    def judged(masks: Tensor) -> Tensor:
-        on, off = masks.sum(dim=(1, 2)), (~masks).sum(dim=(1, 2))
-        above = ((below * masks).sum(dim=(1, 2)) - on**2 / 2) / (on * off)
-        share, hits = ((values * masks).sum(dim=(1, 2)) for values in (mass, largest))
-        return torch.stack([share.mean(), hits.mean(), above.mean()])
-
-    share, hits, above = judged(masks).tolist()
-    rolled = torch.stack([judged(masks.roll(shift, dims=0)) for shift in range(1, 11)])
-    share_shuffled, hits_shuffled, above_shuffled = rolled.mean(dim=0).tolist()
+    sets = torch.stack([masks.roll(shift, dims=0) for shift in range(11)])  # the first is each image's own
+    judged = attention_on_mask(maps, sets)
+    own = {name: float(judged[name][0].mean()) for name in ("share", "hit", "above")}
+    shuffled = {name: float(judged[name][1:].mean()) for name in own}
     return {
-        "share": share,
-        "share_shuffled": share_shuffled,
-        "lift": share / share_shuffled,
-        "hits": hits,
-        "hits_shuffled": hits_shuffled,
-        "above": above,
-        "above_shuffled": above_shuffled,
+        "share": own["share"],
+        "share_shuffled": shuffled["share"],
+        "lift": own["share"] / shuffled["share"],
+        "hits": own["hit"],
+        "hits_shuffled": shuffled["hit"],
+        "above": own["above"],
+        "above_shuffled": shuffled["above"],
     }
-
-
-def _below(maps: Tensor) -> Tensor:
-    """For each pixel, how many pixels of its map have less, ties counted half: ``(N, H, W)``."""
-    values = maps.flatten(1).contiguous()
-    ordered = values.sort(dim=1)[0]
-    less, not_more = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
-    return ((less + not_more).double() / 2).view(maps.shape)
 
 
 def looks_at_the_digit(model: nn.Module, task: Any) -> dict[str, dict[str, float]]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from .. import machine
+from ..machine import results_folder
 
 CHAPTERS = ("chapter1", "chapter2", "chapter3")
 """The files beside this one that define experiments."""
@@ -55,13 +56,6 @@ class Record:
     def seconds(self) -> float:
         """How long all seeds took together."""
         return sum(self.values("seconds"))
-
-
-def results_folder() -> Path:
-    """``results/`` of the repository, or of the installed package where there is no repository around it."""
-    package = Path(__file__).resolve().parents[1]
-    repository = package.parent / "results"
-    return repository if repository.is_dir() else package / "_results"
 
 
 def catalog() -> dict[str, Experiment]:

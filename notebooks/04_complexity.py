@@ -1,0 +1,1032 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   attn_course:
+#     alone: true
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Complexity: what does it cost, before it runs?
+#
+# **After this chapter you can** count the operations of every mechanism of this book exactly, say where the famous $n^2$ begins to
+# matter and where it does not, predict memory to the byte, tell from two numbers of a machine whether arithmetic or
+# memory will bind, explain why generating text is slow, and describe in numbers what flows where.
+#
+# **You need** attention as in [chapter 1](01_transformer.ipynb), and the modules of [chapter 3](03_cnn.ipynb). **It takes** about 90
+# minutes with its six exercises, 40 without. The symbols are explained on the page [Notation](../book/notation.md).
+
+# %% tags=["setup", "nbval-ignore-output"]
+# Set-up. In Colab this installs the course and leaves torch and numpy as they are; elsewhere it changes nothing.
+try:
+    import attn_course
+except ImportError:
+    import subprocess
+    import sys
+
+    repository = "https://github.com/attn-course/attn-course"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+    subprocess.run([*pip, f"git+{repository}"], check=True)
+    import attn_course
+from attn_course import machine
+
+device = machine.introduce()
+assert attn_course.__version__
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attn_course import benchmark, complexity, data, plots, textbook
+from attn_course.exercises import get
+from attn_course.prose import glue, say
+
+plots.use_house_style()
+
+# %% [markdown]
+# ## The trouble: a table that everybody knows, and that predicts nothing
+#
+# Attention costs $n^2 \cdot d_\text{model}$, spatial attention $H \cdot W$, channel attention $C$: so says the table of the comparison this
+# course grew from, and many others like it. Its code puts in numbers, for a sequence of 512 tokens of width 512 and for
+# a feature map of 256 channels and 224 × 224 pixels.
+#
+# > **Predict.** By this table, how many times as long as channel attention does transformer attention take? And would you believe it?
+
+# %%
+table = textbook.attention_complexity_comparison()
+promised = table["transformer"] / table["channel"]
+print(f"transformer / channel: {promised:,.0f}")
+
+# %% [markdown]
+# Now we run the two, at exactly these sizes, side by side.
+
+# %% tags=["nbval-ignore-output"]
+torch.manual_seed(0)
+sequence, pictures = torch.randn(1, 512, 512), torch.randn(1, 256, 224, 224)
+attention = attn_course.MultiHeadAttention(512, 8).eval()
+gate = attn_course.ChannelAttention(256).eval()
+with torch.no_grad():
+    samples = benchmark.measure(
+        {
+            "transformer": lambda: attention(sequence, sequence, sequence),
+            "channel": lambda: gate(pictures),
+        },
+        rounds=9,
+    )
+measured = benchmark.ratio(samples["transformer"], samples["channel"])
+assert measured.median < promised / 1000
+print(f"measured: {measured.median:.2f} times as long")
+
+# %% tags=["remove-input"]
+glue("table_promised", f"{promised:,.0f}")
+glue("table_measured", f"{measured.median:.1f}")
+say(
+    "The table says {promised:,.0f} times. The clock says {seen:.1f}. Nobody lied: each entry is a *leading term*, "
+    "with everything that was constant for its author left out, and what was left out is not the same in the three rows. "
+    "A leading term says how *one* mechanism grows. It does not compare two. For that we have to count.",
+    promised=promised, seen=measured.median,
+)  # fmt: skip
+
+# %% [markdown]
+# ## By hand: three tokens, four channels, one head
+#
+# A matrix product of an $(a \times b)$ by a $(b \times c)$ matrix has $a \cdot c$ results, each a sum of $b$ products. One multiplication
+# with its addition is a **multiply-add**, counted as 2 FLOPs (floating-point operations). So the product takes $2abc$.
+#
+# Three tokens of width 4 are a $3 \times 4$ matrix. The query projection multiplies it by $4 \times 4$: $2 \cdot 3 \cdot 4 \cdot 4 = 96$.
+#
+# > **Predict.** Keys, values and the output projection take as much each. What do the scores $QK^\top$ take, $3 \times 4$ by $4 \times 3$? The weighted sum, $3 \times 3$ by
+# > $3 \times 4$? And all six together?
+
+# %%
+n, d = 3, 4
+by_hand = {
+    "query, key, value and output projections": 4 * 2 * n * d * d,
+    "scores": 2 * n * d * n,
+    "weighted sum": 2 * n * n * d,
+}
+for step, flops in by_hand.items():
+    print(f"{flops:4}  {step}")
+print(f"{sum(by_hand.values()):4}  together")
+
+# %% [markdown]
+# Torch can count as well. On the *meta* device tensors have shapes and no numbers, so that nothing is computed and any size
+# can be counted in no time.
+
+# %%
+with torch.device("meta"):
+    small = attn_course.MultiHeadAttention(4, 1)
+    x = torch.randn(1, 3, 4)
+with FlopCounterMode(display=False) as counter:
+    small(x, x, x)
+assert counter.get_total_flops() == sum(by_hand.values())
+print("torch counts", counter.get_total_flops())
+
+# %% [markdown]
+# ## The formula
+#
+# With $B$ sequences, $n_q$ queries and $n_k$ keys, the projections of queries and of the output see $n_q$ tokens, those of keys and
+# values $n_k$. Each of the $h$ heads multiplies matrices of width $d_k$, and $h \cdot d_k = d_\text{model}$, so the number of heads drops out:
+#
+# <a id="eq-flops"></a>
+# $$
+# \mathrm{FLOPs} = \underbrace{4 B (n_q + n_k)\, d_\text{model}^2}_{\text{four projections}} + \underbrace{4 B\, n_q\, n_k\, d_\text{model}}_{\text{scores, weighted sum}}
+# $$
+#
+# For self-attention that is $8 B n d_\text{model}^2 + 4 B n^2 d_\text{model}$. The table of the beginning kept $n^2 d_\text{model}$: without the factor 4, and without
+# the first term, which may be the larger one.
+
+# %% [markdown]
+# > **Exercise.** Write `attention_flops(batch, n_q, n_k, d_model)`: how many FLOPs one forward pass of multi-head attention takes.
+# >
+# > Six matrix products make it up: four projections (`w_q`, `w_k`, `w_v` and `w_o`, each `d_model × d_model`), the scores,
+# > and the weighted sum of the values. The queries are made from `n_q` vectors, the keys and values from `n_k`.
+# >
+# > - One multiply-add is 2 FLOPs. Only matrix products count: no softmax, no scale, no biases.
+# > - The number of heads `h` is not among the arguments. Each head is `d_model / h` wide.
+# > - All sizes are Python integers; return one.
+
+
+# %%
+def attention_flops(batch, n_q, n_k, d_model):
+    """FLOPs of one forward pass of multi-head attention, its four projections included.
+
+    returns an int: 2 for each multiply-add
+    """
+    ...  # your code here
+
+
+# %%
+get("attention-flops").check(attention_flops)
+# %% [markdown]
+# Folded below: the count, written down once more, held against the package's cost model. The package counts every mechanism of
+# the book like this, step by step; its tests compare each with torch's counter over random sizes.
+
+
+# %% tags=["hide-input"]
+def flops_by_definition(batch, n_q, n_k, d_model):
+    projections = 2 * batch * (2 * n_q + 2 * n_k) * d_model**2
+    scores = weighted_sum = 2 * batch * n_q * n_k * d_model
+    return projections + scores + weighted_sum
+
+
+price = complexity.cost(
+    "multi-head-attention", batch=2, n_q=5, n_k=7, d_model=12, num_heads=3
+)
+assert flops_by_definition(2, 5, 7, 12) == price.flops == sum(price.terms.values())
+count_flops = get("attention-flops").use(attention_flops)
+print("definition and package agree:", count_flops(2, 5, 7, 12), price.terms)
+
+# %% [markdown]
+# ### Why does the counter say less when the code gets faster?
+#
+# With `need_weights=False` the same module takes torch's fused kernel, which never stores the weights. The work is the same.
+# The counter does not think so.
+
+# %%
+fused = attn_course.MultiHeadAttention(64, 4).eval()
+tokens = torch.randn(1, 100, 64)
+counted = {}
+for name, need_weights in (("with weights", True), ("fused", False)):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        fused(tokens, tokens, tokens, need_weights=need_weights)
+    counted[name] = counter.get_total_flops()
+print(counted, "by formula", count_flops(1, 100, 100, 64))
+
+# %% tags=["remove-input"]
+missing = counted["with weights"] - counted["fused"]
+assert counted["with weights"] == count_flops(1, 100, 100, 64)
+on_cpu = missing == 4 * 100 * 100 * 64
+say(
+    "Of the fused call it missed {missing:,} FLOPs, "
+    + ("exactly the scores and the weighted sum. " if on_cpu else "which depends on the version of torch. ")
+    + "A counter of this kind knows the operations in a list, by name. Torch's kernel for a CPU is not in the list, "
+    "so it counts as nothing, without a warning; `nn.MultiheadAttention` in evaluation mode counts as nothing *at all*. "
+    "A formula does not depend on which kernel ran. Count on the meta device, or with the plain formula.",
+    missing=missing,
+)  # fmt: skip
+
+# %% [markdown]
+# ## Where does the square overtake?
+#
+# One term of [equation](#eq-flops) grows with $n$, the other with $n^2$. In a short sequence the projections cost more; somewhere the
+# square takes over.
+#
+# > **Predict.** For a model of width 512, does that happen at about 23 tokens ($\sqrt{512}$), at 512, or at 1,024? Set the two terms equal.
+
+# %% [markdown]
+# > **Exercise.** Write `crossover_length(d_model)`: the length `n` at which the quadratic part of self-attention costs as much as the
+# > rest.
+# >
+# > The quadratic part is made of the two products with an `n × n` matrix: the scores, and the weighted sum of the values.
+# > The rest is the four projections. In a shorter sequence the projections take more FLOPs; in a longer one the two score
+# > products do; at this length both take the same.
+# >
+# > - It is the multi-head self-attention of `attention_flops`, so `n_q = n_k = n`, counted in the same way.
+# > - `d_model` is a Python integer; return one.
+
+
+# %%
+def crossover_length(d_model):
+    """The length at which the two score products cost as much as the four projections.
+
+    returns an int
+    """
+    ...  # your code here
+
+
+# %%
+get("crossover-length").check(crossover_length)
+
+
+# %% [markdown]
+# Folded: one line, held against the cost model at three widths. The figure after it shows what the line means.
+
+
+# %% tags=["hide-input"]
+def crossover_by_definition(d_model):
+    return 2 * d_model  # 8 n d² = 4 n² d
+
+
+for width in (64, 512, 768):
+    length = crossover_by_definition(width)
+    terms = complexity.cost(
+        "multi-head-attention", batch=1, n_q=length, d_model=width, num_heads=1
+    ).terms
+    assert terms["scores"] + terms["weighted sum"] == terms["projections"]
+crossover = get("crossover-length").use(crossover_length)
+print("definition and package agree: width 512 crosses at", crossover(512))
+
+# %% mystnb={"figure": {"name": "fig-crossover", "caption": "FLOPs of self-attention by step, as shares of all, for d_model = 512. Dashed: n = 2 d_model."}, "image": {"alt": "Stacked areas over the sequence length from 32 to 16384, logarithmic. Projections fill nearly everything on the left and shrink to a few per cent on the right; at length 1024, marked by a dashed line, scores and weighted sum together reach one half."}}
+lengths = [2**i for i in range(5, 15)]
+shares = pd.DataFrame(
+    [
+        complexity.cost(
+            "multi-head-attention", batch=1, n_q=n, d_model=512, num_heads=8
+        ).terms
+        for n in lengths
+    ],
+    index=lengths,
+)
+shares = shares.div(shares.sum(axis=1), axis=0)
+assert shares.loc[crossover(512), "projections"] == 0.5
+plots.shares_by_length(shares, crossover(512), "The square overtakes at n = 2 d_model")
+plt.show()
+
+# %% tags=["remove-input"]
+glue("crossover_512", f"{crossover(512):,}")
+glue("projections_at_128", f"{shares.loc[128, 'projections']:.0%}")
+block = complexity.cost(
+    "transformer-block", batch=1, n=128, d_model=512, num_heads=8, d_ff=2048
+)
+quadratic = block.terms["scores"] + block.terms["weighted sum"]
+say(
+    "At 128 tokens the projections are {share:.0%} of the FLOPs. In a whole transformer block, whose feed-forward network is four times as "
+    "wide, the part with the square is {quadratic:.1%}: nothing in it is worth making faster by a cleverer attention. "
+    "\"Attention is quadratic\" is true, and for short texts it is beside the point.",
+    share=shares.loc[128, "projections"], quadratic=quadratic / block.flops,
+)  # fmt: skip
+
+# %% [markdown]
+# ## In CNNs: what the convention leaves out
+#
+# CBAM has two small computations that count by the convention: the shared MLP of its channel gate, and the
+# convolution of its spatial gate, from two maps to one. Everything else it does, pooling, gating, adding, multiplying, is **elementwise**, and the
+# convention does not count that.
+
+# %% [markdown]
+# > **Exercise.** Write `cbam_flops(batch, channels, height, width, reduction=16, kernel_size=7)`: how many FLOPs one forward pass of CBAM
+# > takes for a feature map `(B, C, H, W)`. Two of its parts count:
+# >
+# > - the MLP of channel attention: one layer from `C` numbers to `C / reduction`, one layer back. It is used twice for each
+# >   image: on the average-pooled channels and on the max-pooled ones.
+# > - the convolution of spatial attention: from two maps to one, with a `k × k` kernel, `k = kernel_size`, and "same"
+# >   padding. The result is `H × W`, and each of its numbers takes the whole kernel, also where that lies on the padding.
+# >
+# > One multiply-add is 2 FLOPs. Pooling, ReLU, sigmoid and the multiplications by the weights do not count, and there are
+# > no biases. `reduction` divides `channels`. All sizes are Python integers; return one.
+
+
+# %%
+def cbam_flops(batch, channels, height, width, reduction=16, kernel_size=7):
+    """FLOPs of one forward pass of CBAM: both passes of the shared MLP, and the convolution.
+
+    returns an int: 2 for each multiply-add
+    """
+    ...  # your code here
+
+
+# %%
+get("cbam-flops").check(cbam_flops)
+
+
+# %% [markdown]
+# Folded: the two counts side by side, compared with the package's.
+
+
+# %% tags=["hide-input"]
+def cbam_by_definition(batch, channels, height, width, reduction=16, kernel_size=7):
+    hidden = channels // reduction
+    mlp = 2 * (2 * batch * channels * hidden + 2 * batch * hidden * channels)
+    convolution = 2 * batch * height * width * 2 * kernel_size**2
+    return mlp + convolution
+
+
+image = {"batch": 2, "channels": 32, "height": 5, "width": 7}
+price = complexity.cost("cbam", **image)
+assert cbam_by_definition(*image.values()) == price.flops
+count_cbam = get("cbam-flops").use(cbam_flops)
+print("definition and package agree:", count_cbam(*image.values()), price.terms)
+
+# %% [markdown]
+# So what are the three rows of the table really? Beside the leading terms, the package's version of the comparison puts the exact
+# FLOPs, and the elementwise operations that FLOPs leave out.
+
+# %%
+exact = attn_course.attention_complexity_comparison()
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-table", "caption": "The three rows of the table: leading term, exact FLOPs, and elementwise operations, which FLOPs leave out. Logarithmic."}, "image": {"alt": "Grouped bars for transformer, spatial and channel attention. The leading terms differ by half a million; for spatial and channel attention the elementwise bar is higher than the FLOP bar, for transformer attention much lower."}}
+rows = ["transformer", "spatial", "channel"]
+counts = pd.DataFrame(
+    {
+        "leading term": [exact[row] for row in rows],
+        "FLOPs": [exact[f"{row}_flops"] for row in rows],
+        "elementwise": [exact[f"{row}_elementwise"] for row in rows],
+    },
+    index=rows,
+)
+assert (counts["elementwise"] > counts["FLOPs"])[["spatial", "channel"]].all()
+plots.grouped_bars(counts, "operations", "The gates' work is what FLOPs leave out")
+plt.show()
+
+# %% tags=["remove-input"]
+factors = (counts["FLOPs"] / counts["leading term"]).astype(int).tolist()
+hidden_share = (counts["elementwise"] / counts["FLOPs"])[["spatial", "channel"]]
+glue("gate_elementwise", f"{hidden_share['channel']:,.0f}")
+say(
+    "The leading terms hide factors of {transformer}, {spatial} and {channel}: another one in each row, so their quotients mean nothing. And for the gates "
+    "the convention itself misleads: channel attention does {work:,.0f} elementwise operations for each FLOP that counts, because "
+    "pooling reads every pixel and gating writes every pixel. That is why it took as long as it did in the beginning. "
+    "What it costs is not arithmetic. It is moving numbers, and for that we need a second count.",
+    **dict(zip(rows, factors, strict=True)), work=hidden_share["channel"],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Memory: the map, and the moment when most is alive
+#
+# The scores of one call are one number for each head and each pair of tokens.
+
+# %% [markdown]
+# > **Exercise.** Write `score_memory(batch, num_heads, n_q, n_k, dtype)`: how many bytes the scores of multi-head attention take, stored
+# > as one tensor of that dtype.
+# >
+# > Each head of each sequence has one score for every pair of a query and a key.
+# >
+# > - `dtype` is a `torch.dtype` of floating point: `torch.float64`, `torch.float32`, `torch.float16` or `torch.bfloat16`.
+# > - The sizes are Python integers; return one. It is the scores alone: not the weights that the softmax makes of them, not
+# >   the queries and keys.
+
+
+# %%
+def score_memory(batch, num_heads, n_q, n_k, dtype):
+    """Bytes of the scores of multi-head attention, stored as one tensor.
+
+    dtype: torch.float64, torch.float32, torch.float16 or torch.bfloat16
+    returns an int
+    """
+    ...  # your code here
+
+
+# %%
+get("score-memory").check(score_memory)
+
+
+# %% [markdown]
+# Folded: the same, held against the bytes of a real tensor.
+
+
+# %% tags=["hide-input"]
+def score_memory_by_definition(batch, num_heads, n_q, n_k, dtype):
+    return batch * num_heads * n_q * n_k * dtype.itemsize
+
+
+sizes = {"batch": 2, "num_heads": 3, "n_q": 5, "n_k": 7}
+made = torch.empty(*sizes.values(), dtype=torch.bfloat16)
+assert score_memory_by_definition(*sizes.values(), torch.bfloat16) == made.nbytes
+assert made.nbytes == complexity.score_bytes(**sizes, dtype="bfloat16")
+score_bytes = get("score-memory").use(score_memory)
+print("definition and package agree:", score_bytes(*sizes.values(), torch.bfloat16))
+
+# %% [markdown]
+# What must fit into a machine is more than the map: it is the **peak**, the most bytes alive at one moment. The softmax makes weights while the
+# scores are still there, so the map is there twice, and $Q$, $K$ and $V$ beside it. The cost model follows the module step by
+# step and takes the worst. The measurement adds up the allocations and releases that torch's profiler records: every tensor, those inside kernels too, and
+# nothing that a library takes by other means.
+#
+# > **Predict.** Training keeps what the backward pass needs. For which of the two does that cost more, the form that returns weights or the fused one?
+
+# %%
+kinds = {
+    "with weights": {"fused": False, "training": False},
+    "fused": {"fused": True, "training": False},
+    "with weights, training": {"fused": False, "training": True},
+    "fused, training": {"fused": True, "training": True},
+}
+memory = []
+for n in (256, 512, 1024, 2048):
+    for kind, how in kinds.items():
+        sizes = {"batch": 1, "n_q": n, "d_model": 256, "num_heads": 4}
+        price = complexity.cost("multi-head-attention", **sizes, fused=how["fused"])
+        peak = price.peak_bytes_training if how["training"] else price.peak_bytes
+        memory.append({"n": n, "kind": kind, "predicted": peak / 2**20, **how})
+memory = pd.DataFrame(memory)
+
+
+# %% [markdown]
+# And measured. The fused kernel is there for a CPU as for a GPU; only numbers of the same kind are compared.
+
+
+# %%
+def measured_peak(n, fused, training):
+    torch.manual_seed(0)
+    module = attn_course.MultiHeadAttention(256, 4, dropout=0.0).to(device)
+    x = torch.randn(1, n, 256, device=device, requires_grad=training)
+    sent_back = torch.randn_like(x)
+
+    def run():
+        with torch.set_grad_enabled(training):
+            output, weights = module(x, x, x, need_weights=not fused)
+        if training:
+            output.backward(sent_back)
+            x.grad = None
+            module.zero_grad()
+        return output, weights
+
+    return benchmark.peak_bytes(run, device=device) / 2**20
+
+
+memory["measured"] = [
+    measured_peak(row.n, row.fused, row.training) for row in memory.itertuples()
+]
+memory["off"] = memory["measured"] / memory["predicted"] - 1
+
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-peak", "caption": "Peak memory of multi-head attention, d_model = 256, 4 heads: predicted (lines) and measured (dots)."}, "image": {"alt": "Four lines with dots on them over sequence lengths 256 to 2048, both axes logarithmic. The two forms with weights rise four-fold with each doubling; the two fused ones two-fold."}}
+large = memory[memory["predicted"] > 16]
+if device.type == "cpu":
+    assert large["off"].abs().max() < 0.02
+plots.predicted_lines_measured_dots(
+    memory, x="n", hue="kind", y="MiB", title="The peak is predicted, not guessed"
+)
+plt.show()
+
+# %% tags=["remove-input"]
+at = memory[memory["n"] == 2048].set_index("kind")["measured"]
+worst = large["off"].abs().max()
+glue("peak_off", f"{worst:.1%}")
+glue("peak_fused_ratio", f"{at['with weights'] / at['fused']:.0f}")
+say(
+    "Prediction and measurement differ by at most {off:.1%} above 16 MiB, on {where}. At 2,048 tokens the form with weights takes {ratio:.0f} times the memory of "
+    "the fused one in inference and {training:.0f} times in training: the weights have to be kept for the backward pass, "
+    "while the fused kernel works them out again. The square in the memory belongs to the map, not to attention.",
+    off=worst, ratio=at["with weights"] / at["fused"], where=device.type,
+    training=at["with weights, training"] / at["fused, training"],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Arithmetic or memory: which of the two binds?
+#
+# A machine has two speeds: how fast it multiplies, $P$ FLOP/s, and how fast it moves numbers between memory and processor, $\beta$ bytes/s.
+# A computation of $F$ FLOPs that has to move $M$ bytes cannot be faster than the slower of the two
+# ([Williams et al., 2009](https://doi.org/10.1145/1498765.1498785)):
+#
+# <a id="eq-roofline"></a>
+# $$
+# t \;\ge\; \max\left(\frac{F}{P},\ \frac{M}{\beta}\right)
+# $$
+#
+# $F / M$ is the **arithmetic intensity**, FLOPs for each byte. Below $P / \beta$ memory binds, above it arithmetic. The cost model
+# counts $M$ as the least there can be: each operand of each step read once, each result written once.
+
+# %% [markdown]
+# What are $P$ and $\beta$ *here*? Data sheets are generous, so we ask the machine: a large matrix product, and a large copy.
+
+# %% tags=["nbval-ignore-output"]
+ceilings = benchmark.ceilings(device)
+here = complexity.Hardware(
+    "here",
+    peak_flops=ceilings["matrix_product"]["flops_per_s"],
+    bandwidth=ceilings["copy"]["bytes_per_s"],
+)
+ridge = here.peak_flops / here.bandwidth
+assert ridge > 0
+print(f"{here.peak_flops / 1e9:,.0f} GFLOP/s and {here.bandwidth / 1e9:,.1f} GB/s")
+print(f"the two bind alike at {ridge:.1f} FLOPs per byte")
+
+# %% [markdown]
+# > **Predict.** A convolution with 128 channels, attention over 1,024 tokens, a channel gate, and one step of generating text: which of
+# > them lie left of that number? The names of the sizes are those of `complexity.mechanisms()`.
+
+# %%
+picture = {"batch": 8, "channels": 128, "height": 28, "width": 28}
+convolution = {"batch": 8, "in_channels": 128, "out_channels": 128, "height": 28}
+tokens = {"batch": 1, "d_model": 512, "num_heads": 8}
+cases = {
+    "convolution": ("convolution", {**convolution, "width": 28, "kernel_size": 3}),
+    "attention, 1,024 tokens": ("multi-head-attention", {**tokens, "n_q": 1024}),
+    "fused": ("multi-head-attention", {**tokens, "n_q": 1024, "fused": True}),
+    "CBAM": ("cbam", picture),
+    "channel gate": ("channel-attention", picture),
+}
+prices = {name: complexity.cost(*case[:1], **case[1]) for name, case in cases.items()}
+for name, price in prices.items():
+    bound = price.roofline(here).bound
+    print(f"{name:24} {price.intensity:8.2f} FLOPs per byte")
+
+# %% [markdown]
+# Now each of them runs, in turns, and we place it by its intensity and by the FLOP/s that it reached. The roof above it is
+# [the bound](#eq-roofline): its slope is $\beta$, its flat part $P$.
+
+
+# %%
+def to_device(module, *shape):
+    return module.to(device).eval(), torch.randn(*shape, device=device)
+
+
+torch.manual_seed(0)
+conv, maps = to_device(nn.Conv2d(128, 128, 3, padding=1), 8, 128, 28, 28)
+layer, sequence = to_device(attn_course.MultiHeadAttention(512, 8), 1, 1024, 512)
+cbam, channel = attn_course.CBAM(128).to(device), attn_course.ChannelAttention(128)
+channel = channel.to(device)
+calls = {
+    "convolution": lambda: conv(maps),
+    "attention, 1,024 tokens": lambda: layer(sequence, sequence, sequence),
+    "fused": lambda: layer(sequence, sequence, sequence, need_weights=False),
+    "CBAM": lambda: cbam(maps),
+    "channel gate": lambda: channel(maps),
+}
+with torch.no_grad():
+    samples = benchmark.measure(calls, rounds=15, device=device)
+seconds = {name: benchmark.summary(s)["median_s"] for name, s in samples.items()}
+
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-roofline", "caption": "Five computations under the roof of the machine that made this page: arithmetic intensity against the FLOP/s that were reached. Both axes logarithmic."}, "image": {"alt": "A roofline: a line that rises to the right and then turns flat. The two gates lie far left under the slope, attention and the convolution right under the flat part."}}
+points = {
+    name: (price.intensity, price.flops / seconds[name])
+    for name, price in prices.items()
+}
+bound = {name: price.roofline(here) for name, price in prices.items()}
+assert bound["channel gate"].bound == bound["CBAM"].bound == "bandwidth"
+assert prices["convolution"].intensity > 100 * prices["CBAM"].intensity
+plots.roofline(points, here, "Gates wait for memory")
+plt.show()
+
+# %% tags=["remove-input"]
+reached = {name: bound[name].seconds / seconds[name] for name in bound}
+glue("intensity_gate", f"{prices['channel gate'].intensity:.3f}")
+glue("intensity_convolution", f"{prices['convolution'].intensity:.0f}")
+say(
+    "The channel gate does {gate:.3f} FLOPs for each byte, the convolution {convolution:.0f}. The bound is reached to {least:.0%} (by *{worst}*) to {most:.0%} (by *{best}*). "
+    + "A share above 100 % means that the roof is not where it seems: numbers came from a cache, or a convolution was done with fewer multiplications than its definition counts. " * (max(reached.values()) > 1.05)
+    + "Attention *with* weights moves {moved:.1f} times the bytes of the fused form, for the same FLOPs: that is all the fused kernel saves, and it is a lot.",
+    gate=prices["channel gate"].intensity, convolution=prices["convolution"].intensity,
+    least=min(reached.values()), worst=min(reached, key=reached.get),
+    most=max(reached.values()), best=max(reached, key=reached.get),
+    moved=prices["attention, 1,024 tokens"].bytes_moved / prices["fused"].bytes_moved,
+)  # fmt: skip
+
+# %% [markdown]
+# ## Why is generating text slow?
+#
+# A model that writes works in two phases. **Prefill** reads the prompt: all tokens at once, as above. **Decoding** then makes one token
+# after the other, and each attends to all before it. Their keys and values do not change, so they are kept: the **key-value
+# cache**. A step then projects one token, appends one key and one value, and attends with one query.
+#
+# > **Predict.** A step does a thousandth of the arithmetic of a prefill of a thousand tokens. Does it take a thousandth of the time?
+
+# %%
+n, wide = 512, {"batch": 1, "d_model": 1024, "num_heads": 16, "fused": True}
+prefill = complexity.cost("multi-head-attention", n_q=n, **wide)
+step = complexity.cost("multi-head-attention", n_q=1, n_k=n, cached=n - 1, **wide)
+for name, price in (("prefill", prefill), ("one step", step)):
+    print(f"{name:9} {price.flops:14,} FLOPs {price.bytes_moved:12,} bytes")
+    print(f"{'':9} {price.intensity:14.2f} FLOPs per byte")
+
+# %% [markdown]
+# A step multiplies *matrices by vectors*: every parameter is read from memory for one multiply-add. Its intensity is near one half
+# of a FLOP for each byte, whatever the model; batches share the parameters, but not the caches. We measure both.
+
+# %%
+torch.manual_seed(0)
+writer, prompt = to_device(attn_course.MultiHeadAttention(1024, 16), 1, n, 1024)
+cache = attn_course.KeyValueCache(1, 16, n, 64, device=device)
+last = prompt[:, -1:]
+
+
+@torch.no_grad()
+def read_prompt():
+    return writer(prompt, prompt, prompt, is_causal=True, need_weights=False)[0]
+
+
+@torch.no_grad()
+def write_one():
+    cache.length = n - 1  # forget the last token, to be able to do it again
+    options = {"is_causal": True, "need_weights": False, "cache": cache}
+    return writer(last, last, last, **options)[0]
+
+
+# %% [markdown]
+# First the cache is filled with the other tokens. Then the step must give what the whole pass gave for the last token.
+
+# %% tags=["nbval-ignore-output"]
+with torch.no_grad():
+    others = prompt[:, :-1]
+    writer(others, others, others, is_causal=True, need_weights=False, cache=cache)
+torch.testing.assert_close(write_one(), read_prompt()[:, -1:], rtol=1e-3, atol=1e-4)
+phases = {"prefill": read_prompt, "step": write_one}
+samples = benchmark.measure(phases, rounds=25, device=device)
+slower = benchmark.ratio(samples["step"], [s / n for s in samples["prefill"]])
+assert step.roofline(here).bound == "bandwidth"
+assert slower.median > 1
+print(f"a token costs {slower.median:.1f} times as much when written as when read")
+
+# %% tags=["remove-input"]
+glue("decode_slower", f"{slower.median:.0f}")
+glue("decode_intensity", f"{step.intensity:.2f}")
+rates = {
+    name: price.flops / benchmark.summary(samples[key])["median_s"]
+    for name, key, price in (("prefill", "prefill", prefill), ("step", "step", step))
+}
+say(
+    "In prefill the layer reached {prefill:.0f} GFLOP/s, in a step {step:.1f}: the same module, the same parameters, with {share:.1%} of the arithmetic rate. "
+    "The step is not slow because it computes much. It computes {flops:.1f} million FLOPs, and it has to fetch {moved:.1f} MiB for them.",
+    prefill=rates["prefill"] / 1e9, step=rates["step"] / 1e9, share=rates["step"] / rates["prefill"],
+    flops=step.flops / 1e6, moved=step.bytes_moved / 2**20,
+)  # fmt: skip
+
+# %% [markdown]
+# ### Fewer heads for keys and values
+#
+# In a long conversation the cache is larger than the parameters. **Grouped-query attention** lets several heads of queries share one head of keys
+# and values ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245); one head for all: [Shazeer, 2019](https://arxiv.org/abs/1911.02150)): `MultiHeadAttention(…, num_kv_heads=…)`.
+# For a model of 32 layers, width 4,096 and 32 heads in bfloat16, the cache of one sequence of 32,768 tokens takes:
+
+# %%
+model = {"layers": 32, "d_model": 4096, "num_heads": 32, "dtype": "bfloat16"}
+for kv_heads in (32, 8, 1):
+    token, conversation = (
+        complexity.key_value_cache_bytes(n=n, num_kv_heads=kv_heads, **model)
+        for n in (1, 32_768)
+    )
+    per_token, whole = f"{token / 2**10:4.0f} KiB a token", conversation / 2**30
+    print(f"{kv_heads:2} heads of keys and values: {per_token}, {whole:5.2f} GiB")
+
+# %% [markdown]
+# Does the time of a step follow the bytes? Eight sequences with a cache of 2,048 tokens each, width 512, eight heads of queries,
+# and 8, 4, 2 or 1 heads of keys and values.
+
+
+# %%
+def decoder(kv_heads, batch=8, n=2048):
+    module = attn_course.MultiHeadAttention(512, 8, num_kv_heads=kv_heads)
+    module = module.to(device).eval()
+    cache = attn_course.KeyValueCache(batch, kv_heads, n, 64, device=device)
+    cache.append(*torch.randn(2, batch, kv_heads, n - 1, 64, device=device))
+    token = torch.randn(batch, 1, 512, device=device)
+
+    @torch.no_grad()
+    def run():
+        cache.length = n - 1
+        return module(token, token, token, need_weights=False, cache=cache)[0]
+
+    return run
+
+
+shared = (8, 4, 2, 1)
+decoders = {f"{kv_heads}": decoder(kv_heads) for kv_heads in shared}
+samples = benchmark.measure(decoders, control="8", rounds=31, device=device)
+
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-decoding", "caption": "One step of decoding with fewer heads of keys and values, relative to 8: bytes that have to be moved, and measured time with its interval. Dashed: the control, the same code twice."}, "image": {"alt": "Bars and dots for 8, 4, 2 and 1 heads. The bytes fall to nearly one eighth; the measured times fall as well, less steeply."}}
+steps = {
+    kv_heads: complexity.cost(
+        "multi-head-attention", batch=8, n_q=1, n_k=2048, cached=2047,
+        d_model=512, num_heads=8, num_kv_heads=kv_heads, fused=True,
+    )
+    for kv_heads in shared
+}  # fmt: skip
+moved = [steps[h].bytes_moved / steps[8].bytes_moved for h in shared]
+times = [benchmark.ratio(samples[f"{h}"], samples["8"]) for h in shared]
+noise = benchmark.ratio(samples["8 (control)"], samples["8"])
+assert times[-1].median < 1 < 1.01 + times[-1].median and moved[-1] < 0.3
+plots.predicted_and_measured_ratios(
+    [str(h) for h in shared], moved, times, noise, "Fewer bytes, faster steps"
+)
+plt.show()
+
+# %% tags=["remove-input"]
+glue("gqa_bytes", f"{moved[2]:.2f}")
+glue("gqa_time", f"{times[2].median:.2f}")
+say(
+    "With two heads instead of eight a step moves {bytes:.2f} of the bytes and takes {time} of the time (control {noise}). The FLOPs of the attention itself are the same in all "
+    "four: every query still meets every key. Whoever counts only FLOPs cannot explain this figure.",
+    bytes=moved[2], time=times[2], noise=noise,
+)  # fmt: skip
+
+# %% [markdown]
+# ## What flows where?
+#
+# So far every pair of tokens cost the same. What was bought with it? Chapter 1 trained a small language model on source code, two layers of four heads. We
+# read its maps, and want two numbers for each head: how *undecided* it is, and how *far* it looks.
+
+# %% [markdown]
+# > **Exercise.** Write `attention_entropy(weights)`: one number for each query, which says how undecided it is. The weights of a query
+# > are a distribution over the keys, and its entropy is `−Σ w · log w`, summed over the keys. With the natural logarithm
+# > its unit is the nat: `log n_k` for a query that looks at all keys alike, 0 for one that looks at a single key.
+# >
+# > - `weights` is `(…, n_q, n_k)`, float32 or float64, with any number of leading dimensions. Every row adds up to 1.
+# > - Return `(…, n_q)`: nothing is averaged, neither queries nor heads.
+# > - Some weights may be 0; a key with weight 0 adds nothing. A row of one 1 and otherwise 0 gives exactly 0, in both
+# >   dtypes: not NaN, and not nearly 0.
+# > - Gradients have to reach weights that are not 0.
+
+
+# %%
+def attention_entropy(weights):
+    """The entropy of each query's weights, in nats.
+
+    weights (..., n_q, n_k), each row adds up to 1
+    returns (..., n_q)
+    """
+    ...  # your code here
+
+
+# %%
+get("attention-entropy").check(attention_entropy)
+
+
+# %% [markdown]
+# Folded: the definition. The smallest positive number keeps the logarithm of 0 finite, and $0 \cdot \log$ of it is 0.
+
+
+# %% tags=["hide-input"]
+def entropy_by_definition(weights):
+    logarithms = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+    return 0.0 - (weights * logarithms).sum(dim=-1)
+
+
+generator = torch.Generator().manual_seed(1)
+example = torch.randn(2, 3, 5, 7, generator=generator).softmax(dim=-1)
+torch.testing.assert_close(
+    entropy_by_definition(example), attn_course.attention_entropy(example)
+)
+assert entropy_by_definition(torch.eye(3)).tolist() == [0, 0, 0]
+entropy = get("attention-entropy").use(attention_entropy)
+print("definition and package agree; entropy", tuple(entropy(example).shape))
+
+# %% [markdown]
+# Entropy says nothing about *where*. The second number does.
+
+# %% [markdown]
+# > **Exercise.** Write `mean_attention_distance(weights)`: one number for each attention map, which says how far away its queries look.
+# >
+# > From query `q` to key `k` it is `|q − k|` places. A query spreads its weight over several keys, so its distance is an
+# > expectation: the sum, over the keys, of weight times distance. The answer is the mean of that over the queries.
+# >
+# > - `weights` is `(…, n, n)`, float32, row = query, column = key, with any number of leading dimensions. Every row adds up
+# >   to 1.
+# > - Return a tensor of shape `(…)`: batch and heads are kept apart. One map `(n, n)` gives a tensor of shape `()`.
+# > - Gradients have to reach the weights.
+
+
+# %%
+def mean_attention_distance(weights):
+    """The mean over queries of the expected distance between query and key.
+
+    weights (..., n, n), each row adds up to 1
+    returns (...)
+    """
+    ...  # your code here
+
+
+# %%
+get("attention-distance").check(mean_attention_distance)
+
+
+# %% [markdown]
+# Folded: a table of distances, weighted and added up.
+
+
+# %% tags=["hide-input"]
+def distance_by_definition(weights):
+    place = torch.arange(weights.shape[-1], dtype=weights.dtype)
+    apart = (place[:, None] - place).abs()
+    return (weights * apart).sum(dim=-1).mean(dim=-1)
+
+
+square = torch.randn(2, 3, 7, 7, generator=generator).softmax(dim=-1)
+torch.testing.assert_close(
+    distance_by_definition(square), attn_course.mean_attention_distance(square)
+)
+distance = get("attention-distance").use(mean_attention_distance)
+print("definition and package agree; distance", tuple(distance(square).shape))
+
+# %% [markdown]
+# > **Predict.** A causal head that looks at all its past alike: in 64 tokens, how far does it look on average, 16 places, 21 or 32? And a head that looks at the character before?
+
+# %%
+from attn_course.experiments import chapter1, chapter3, load_model
+
+causal = torch.ones(64, 64).tril()
+uniform = causal / causal.sum(dim=-1, keepdim=True)
+print("all of the past:", round(distance(uniform).item(), 1))
+
+text = data.standard_library()
+inputs, _ = chapter1.test_windows(text.test, 64, count=64)
+reader = load_model("language-model", chapter1.CharacterModel()).eval()
+with torch.no_grad():
+    _, maps = reader(inputs, need_weights=True)
+
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-heads", "caption": "The eight heads of the recorded language model (seed 0): mean entropy of a query and mean attention distance, over 64 pieces of the test text. The cross is a head that looks at all of its past alike."}, "image": {"alt": "A scatter plot of eight dots, four for each layer, and a cross. Most dots lie below and left of the cross: they are more decided and look nearer."}}
+heads = pd.DataFrame(
+    {
+        "layer": number + 1,
+        "head": head,
+        "entropy": entropy(weights[:, head]).mean().item(),
+        "distance": distance(weights[:, head]).mean().item(),
+    }
+    for number, weights in enumerate(maps)
+    for head in range(weights.shape[1])
+)
+blind = (entropy(uniform).mean().item(), distance(uniform).item())
+assert (heads["entropy"] < blind[0]).all()
+nearer = int((heads["distance"] < blind[1]).sum())
+plots.heads_by_entropy_and_distance(
+    heads, blind, f"{nearer} of 8 heads look nearer than chance"
+)
+plt.show()
+
+# %% tags=["remove-input"]
+closest = heads.loc[heads["distance"].idxmin()]
+decided = heads.loc[heads["entropy"].idxmin()]
+glue("nearest_head", f"{closest['distance']:.1f}")
+say(
+    "{nearer} of the 8 heads look nearer than the uniform head ({blind:.1f} places); the nearest, head {head} of layer {layer}, looks {distance:.1f} places away. The most decided has {entropy:.2f} nats, which is like "
+    "choosing among {choices:.1f} characters. For such a head a window of a few characters would be enough: what full attention pays for, it does not use. "
+    "Chapter 6 builds on that.",
+    nearer=nearer, blind=blind[1], head=int(closest["head"]) + 1, layer=int(closest["layer"]), distance=closest["distance"],
+    entropy=decided["entropy"], choices=math.exp(decided["entropy"]),
+)  # fmt: skip
+
+# %% [markdown]
+# ### Through several layers
+#
+# The second layer attends to what the first has already mixed. **Rollout** multiplies the maps of the layers, half of each step going
+# through the residual connection ([Abnar and Zuidema, 2020](https://arxiv.org/abs/2005.00928)). And do two heads look at the same places? **Agreement** says how much of
+# their weight lies on the same keys.
+
+# %% tags=["nbval-ignore-output"]
+flow = attn_course.attention_rollout(maps)
+own = flow.diagonal(dim1=-2, dim2=-1).mean().item()
+last_layer = maps[1]
+pairs = [(a, b) for a in range(4) for b in range(a)]
+overlap = [
+    attn_course.attention_agreement(last_layer[:, a], last_layer[:, b])["overlap"]
+    for a, b in pairs
+]
+overlap = torch.stack([values.mean() for values in overlap])
+assert 0.25 <= own <= 1 and overlap.max() < 1
+print(f"a place keeps {own:.0%} of its own token, over 64 places {1 / 64:.1%}")
+print(
+    f"heads of layer 2 share {overlap.min():.2f} to {overlap.max():.2f} of their weight"
+)
+
+# %% [markdown]
+# Rollout follows the weights alone, and knows nothing of what the values carry or the feed-forward layers do. It is a summary of maps,
+# not of the model.
+
+# %% [markdown]
+# ### In a picture
+#
+# A convolution's reach is built in; that of attention is learned. We take three of chapter 3's networks, trained on cluttered digits, and
+# ask by gradients what one place of their last feature map depends on: the **effective** receptive field
+# ([Luo et al., 2016](https://arxiv.org/abs/1701.04128)).
+
+# %%
+networks = nn.ModuleDict({name: chapter3.build(name) for name in chapter3.VARIANTS})
+trained = load_model("cluttered-digits", networks).eval()
+scenes = data.cluttered_digits()
+fields, shown = {}, ("plain", "cbam", "self-attention")
+for name in shown:
+    network = trained[name]
+    images = chapter3.prepared(network, scenes.test.images, scenes.train.images)[:16]
+    place = tuple(side // 2 for side in network.feature_map(images[:1]).shape[2:])
+    fields[name] = attn_course.receptive_field(network.feature_map, images, place)
+
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-fields", "caption": "What the middle place of the last feature map depends on: mean absolute gradient at each pixel of the scene, over 16 test scenes, relative to the largest. Logarithmic; black: none at all."}, "image": {"classes": "wide", "alt": "Three square maps. The plain network has a bright square in the middle on black. With CBAM and with self-attention there is a faint ground all over around the bright middle."}}
+reach = {name: (field > 0).float().mean().item() for name, field in fields.items()}
+inside = fields["plain"] > 0
+outside = {
+    name: (field[~inside].sum() / field.sum()).item() for name, field in fields.items()
+}
+assert reach["plain"] < 0.5 < reach["cbam"] <= 1
+plots.log_maps(
+    list(fields.values()),
+    [f"{name}:\n{reach[name]:.0%} of the scene" for name in shown],
+)
+plt.show()
+
+# %% tags=["remove-input"]
+glue("field_beyond", f"{outside['self-attention']:.1%}")
+say(
+    "The plain network sees {plain:.0%} of the scene from there, and nothing else can ever matter. CBAM and self-attention see {cbam:.0%} and {attention:.0%}; but the share of the gradient that comes from beyond the plain network's square is "
+    "{gate:.1%} and {own:.1%}. A reach that a mechanism *may* have, and pays for, is not a reach that training gave it.",
+    plain=reach["plain"], cbam=reach["cbam"], attention=reach["self-attention"],
+    gate=outside["cbam"], own=outside["self-attention"],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Where it breaks
+#
+# Two heads look at one key each, another one. Each is as decided as can be. The usual analysis averages the heads first, and takes the
+# entropy of the mean. And it calls an attention map of height 1, from a spectrogram or a line of text, channel attention.
+
+# %%
+two_heads = torch.eye(2)[None, :, None, :]  # (B, h, n_q, n_k) = (1, 2, 1, 2)
+for analysis in (textbook.AttentionAnalysis, attn_course.AttentionAnalysis):
+    found = analysis.analyze_transformer_attention(two_heads)
+    kind = analysis.analyze_cnn_attention(
+        torch.ones(1, 8, 1, 5), torch.ones(1, 1, 1, 5)
+    )
+    print(
+        f"{analysis.__module__.split('.')[-1]:9}",
+        f"entropy {found['attention_entropy'].item():.2f},",
+        f"a (1, 1, 1, 5) map is {kind['attention_type']} attention",
+    )
+
+# %% [markdown]
+# The cost model has its own edges: it refuses a size it does not know, with the list of those it does. A count that quietly ignored a misspelt argument
+# would be worse than none.
+
+# %%
+try:
+    complexity.cost("multi-head-attention", batch=1, n_q=8, d_model=12, heads=3)
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# ## When to take it
+#
+# - **Count FLOPs** to compare sizes of *one* mechanism, and mechanisms that are bound by arithmetic: convolutions, attention over long sequences, feed-forward networks.
+# - **Count bytes** for gates, normalisations, decoding, and whatever has few FLOPs for each byte.
+# - **Count the peak** first of all: what does not fit does not run.
+#
+# > **Predict.** A camera delivers feature maps of 64 channels, 112 × 112. Somebody proposes self-attention over the pixels. Which of the three counts decides?
+
+# %% tags=["hide-output"]
+proposal = complexity.cost(
+    "self-attention-2d", batch=1, channels=64, height=112, width=112
+)
+usual_map = complexity.score_bytes(1, 1, 112 * 112, 112 * 112)
+alternative = complexity.cost("cbam", batch=1, channels=64, height=112, width=112)
+assert usual_map > 2**29 and proposal.flops > 1000 * alternative.flops
+print(f"its map in the usual form: {usual_map / 2**30:.2f} GiB, and twice while the")
+print(
+    f"softmax runs; {proposal.flops / alternative.flops:,.0f} times the FLOPs of CBAM"
+)
+
+# %% [markdown]
+# ## What we know now
+
+# %% tags=["remove-input"]
+say(
+    "Leading terms predicted a factor of {promised:,.0f} where the clock showed {seen:.1f}. Exact counts are short: $8Bnd^2 + 4Bn^2d$ for self-attention, and the square overtakes the projections only at $n = 2d$, "
+    "{crossover:,} tokens at width 512. Predicted peaks meet the measured ones within {off:.1%}, and the square in memory belongs to the stored map. Two numbers of a machine, here {peak:.0f} GFLOP/s and {beta:.0f} GB/s, "
+    "say which count binds: gates and decoding wait for bytes (a written token cost {slower:.0f} times a read one), convolutions and long attention for arithmetic. And heads that were "
+    "given everything to look at mostly looked near: {nearer} of 8 nearer than chance.",
+    promised=promised, seen=measured.median, crossover=crossover(512), off=worst,
+    peak=here.peak_flops / 1e9, beta=here.bandwidth / 1e9, slower=slower.median, nearer=nearer,
+)  # fmt: skip
+
+# %% [markdown]
+# **Further reading.** [Williams et al., 2009](https://doi.org/10.1145/1498765.1498785), for the roofline;
+# [Shazeer, 2019](https://arxiv.org/abs/1911.02150), who first counted the bytes of decoding and drew the consequence;
+# [Ainslie et al., 2023](https://arxiv.org/abs/2305.13245), for the groups between one head and all;
+# [Abnar and Zuidema, 2020](https://arxiv.org/abs/2005.00928), for what maps of several layers say together;
+# [Luo et al., 2016](https://arxiv.org/abs/1701.04128), for receptive fields that are smaller than they could be.
+#
+# **The next question.** A lower bound is a promise about what cannot be. How near do real kernels come, on which machine, and how do you know that the
+# stopwatch tells the truth? That is chapter 5.
+#
+# Something wrong or unclear? [Report it](https://github.com/attn-course/attn-course/issues).
+
+# %% tags=["remove-cell"]
+print("Chapter 4 is complete.")
