@@ -44,6 +44,12 @@ COLOURS = {
     "max": "#D55E00",
     "both": "#009E73",
     "plain, no norm": "#56B4E9",
+    "channel attention": "#CC79A7",
+    "convolution": "#7A7A7A",
+    "decoding step": "#009E73",
+    "leading term": "#7A7A7A",
+    "FLOPs": "#0072B2",
+    "elementwise": "#D55E00",
 }
 """What is drawn -> its colour, on every page."""
 
@@ -388,18 +394,12 @@ def shares_by_length(shares: Any, crossover: int, title: str) -> Figure:
     axis.stackplot(shares.index, shares.to_numpy().T, labels=list(shares.columns), colors=colours, alpha=0.85)
     axis.axvline(crossover, color="black", linestyle="--", linewidth=1)
     axis.annotate(f" n = {crossover:,}", (crossover, 0.04), color="black", fontsize=9)
-    axis.set(
-        xscale="log",
-        xlim=(shares.index[0], shares.index[-1]),
-        ylim=(0, 1),
-        xlabel="length",
-        ylabel="share of FLOPs",
-    )
+    axis.set(xscale="log", xlim=(shares.index[0], shares.index[-1]), ylim=(0, 1), xlabel="length $n$")
     ticks = shares.index[::2]
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
-    axis.set_title(title)
-    figure.legend(loc="outside right center", reverse=True)
+    axis.set(ylabel="share of FLOPs", title=title)
+    figure.legend(loc="outside lower center", ncols=len(shares.columns))
     return figure
 
 
@@ -409,45 +409,54 @@ def grouped_bars(table: Any, ylabel: str, title: str) -> Figure:
     width = 0.8 / len(table.columns)
     for i, column in enumerate(table.columns):
         places = [row + (i - (len(table.columns) - 1) / 2) * width for row in range(len(table))]
-        bars = axis.bar(places, table[column], width, label=column)
+        bars = axis.bar(places, table[column], width, label=column, color=COLOURS.get(column))
         axis.bar_label(bars, [_short(value) for value in table[column]], fontsize=8, padding=2)
     axis.set_xticks(range(len(table)), list(table.index))
     axis.set(yscale="log", ylabel=ylabel, title=title)
+    axis.minorticks_off()
     axis.margins(y=0.12)
     figure.legend(loc="outside lower center", ncols=len(table.columns))
     return figure
 
 
 def predicted_lines_measured_dots(table: Any, *, x: str, hue: str, y: str, title: str) -> Figure:
-    """Columns ``predicted`` (lines) and ``measured`` (dots) against ``x``, one colour for each ``hue``; both log."""
+    """Columns ``predicted`` (lines) and ``measured`` (dots) against ``x``, one line for each ``hue``; both logarithmic.
+
+    What comes before a comma in the name of a line is its colour in `COLOURS`; with a comma it is dashed.
+    """
     figure, axis = plt.subplots()
     for name, rows in table.groupby(hue, sort=False):
-        (line,) = axis.plot(rows[x], rows["predicted"], label=name)
-        axis.plot(rows[x], rows["measured"], "o", color=line.get_color(), markersize=5)
-    log_axes(axis, sorted(table[x].unique()), xlabel=x, ylabel=y)
-    axis.set_title(title)
-    figure.legend(loc="outside right center", title="lines: predicted\ndots: measured")
+        kind, *more = name.split(", ")
+        colour, style = COLOURS[kind], "--" if more else "-"
+        axis.plot(rows[x], rows["predicted"], style, color=colour, label=name)
+        axis.plot(rows[x], rows["measured"], "o", color=colour, markersize=5)
+    log_axes(axis, sorted(table[x].unique()), xlabel=f"length ${x}$", ylabel=y, title=title)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 def roofline(points: Mapping[str, tuple[float, float]], hardware: Any, title: str) -> Figure:
-    """The roof of a machine, and what ran under it: intensity (FLOPs per byte) against the FLOP/s that were reached.
+    """The roof of a machine, and what ran under it: intensity (FLOPs per byte) against the GFLOP/s that were reached.
 
     Args:
-        points: name -> (intensity, FLOP/s).
+        points: name -> (intensity, FLOP/s); a name's colour is that in `COLOURS`.
         hardware: has ``peak_flops`` and ``bandwidth``, as `complexity.Hardware`.
         title: of the figure.
     """
-    figure, axis = plt.subplots()
+    figure, axis = plt.subplots(figsize=(7.0, 3.9))
     ridge = hardware.peak_flops / hardware.bandwidth
-    low = min([ridge, *(intensity for intensity, _ in points.values())]) / 3
-    high = max([ridge, *(intensity for intensity, _ in points.values())]) * 3
-    axis.plot([low, ridge, high], [low * hardware.bandwidth, *[hardware.peak_flops] * 2], color="black")
+    low = min([ridge, *(intensity for intensity, _ in points.values())]) / 4
+    high = max([ridge, *(intensity for intensity, _ in points.values())]) * 4
+    roof = [low * hardware.bandwidth, hardware.peak_flops, hardware.peak_flops]
+    axis.plot([low, ridge, high], [rate / 1e9 for rate in roof], color="black", label="bound")
     axis.axvline(ridge, color="#7A7A7A", linestyle=":", linewidth=1)
     for name, (intensity, rate) in points.items():
-        axis.plot(intensity, rate, "o", markersize=8, label=name)
-    axis.set(xscale="log", yscale="log", xlabel="FLOPs per byte", ylabel="FLOP/s", title=title)
-    figure.legend(loc="outside right center")
+        axis.plot(intensity, rate / 1e9, "o", color=COLOURS[name], markersize=8, label=name)
+    axis.set(xscale="log", yscale="log", xlabel="FLOPs per byte", ylabel="GFLOP/s", title=title)
+    axis.minorticks_off()
+    axis.annotate("memory binds", (ridge, 0.03), (-6, 0), ("data", "axes fraction"), "offset points", ha="right")
+    axis.annotate("arithmetic binds", (ridge, 0.03), (6, 0), ("data", "axes fraction"), "offset points")
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
@@ -455,26 +464,120 @@ def predicted_and_measured_ratios(
     names: Sequence[str], predicted: Sequence[float], measured: Sequence[Any], noise: Any, title: str
 ) -> Figure:
     """Bars of predicted ratios, dots with intervals of measured ones (`benchmark.Ratio`), dashed lines at the noise."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.2))
-    axis.bar(names, predicted, width=0.55, color="#56B4E9", label="bytes, predicted")
+    figure, axis = plt.subplots()
+    axis.bar(names, predicted, width=0.55, color="#56B4E9", label="bytes moved, predicted")
     for place, ratio in enumerate(measured):
         axis.plot([place, place], [ratio.low, ratio.high], color="black", linewidth=1.5)
-    axis.plot(names, [ratio.median for ratio in measured], "o", color="black", label="time, measured")
-    for bound in (noise.low, noise.high):
-        axis.axhline(bound, color="#7A7A7A", linestyle="--", linewidth=1)
-    axis.set(xlabel="heads of keys and values", ylabel="relative to the first", title=title)
-    figure.legend(loc="outside right center")
+    medians = [ratio.median for ratio in measured]
+    axis.plot(names, medians, "o", color="black", label="time, measured, and its interval")
+    for bound, label in ((noise.low, "the same code twice"), (noise.high, None)):
+        axis.axhline(bound, color="#7A7A7A", linestyle="--", linewidth=1, label=label)
+    axis.set(xlabel="heads of keys and values", ylabel=f"relative to {names[0]}", title=title)
+    axis.set_ylim(0, None)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
 def heads_by_entropy_and_distance(heads: Any, blind: tuple[float, float], title: str) -> Figure:
-    """Columns ``entropy`` and ``distance`` of ``heads``, a colour for each ``layer``; a cross for the uniform head."""
-    figure, axis = plt.subplots(figsize=(5.6, 3.4))
+    """Columns ``entropy`` and ``distance`` of ``heads``, a colour for each ``layer``; a cross for a uniform head."""
+    figure, axis = plt.subplots()
     palette = dict(zip(sorted(heads["layer"].unique()), ("#0072B2", "#D55E00", "#009E73"), strict=False))
     sns.scatterplot(heads, x="entropy", y="distance", hue="layer", palette=palette, s=70, ax=axis)
     axis.plot(*blind, "x", color="black", markersize=9, markeredgewidth=2)
-    axis.annotate("all of the past alike", blind, (-8, 0), textcoords="offset points", ha="right", fontsize=9)
-    axis.set(xlabel="entropy, nats", ylabel="distance, places", title=title, xlim=(0, None), ylim=(0, None))
+    axis.annotate("all of the past alike", blind, (-10, 0), textcoords="offset points", ha="right", va="center")
+    axis.set(xlabel="entropy (nats)", ylabel="distance (places)", title=title)
+    axis.set(xlim=(0, 1.06 * max(blind[0], heads["entropy"].max())))
+    axis.set(ylim=(0, 1.08 * max(blind[1], heads["distance"].max())))
+    return figure
+
+
+def readings(readings: Mapping[str, Sequence[float]], truth: float, title: str) -> Figure:
+    """Times in seconds as dots, a line for each way to read them, on a logarithmic axis; dashed: the ``truth``."""
+    figure, axis = plt.subplots(figsize=(7.0, 0.9 + 0.42 * len(readings)))
+    for line, seconds in enumerate(readings.values()):
+        axis.plot([value * 1e3 for value in seconds], [line] * len(seconds), "o", color="#0072B2", alpha=0.7)
+    axis.axvline(truth * 1e3, color="black", linestyle="--", linewidth=1)
+    axis.set(xscale="log", ylim=(len(readings) - 0.5, -0.5), xlabel="milliseconds", title=title)
+    axis.set_yticks(range(len(readings)), list(readings))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    return figure
+
+
+def one_by_one_and_in_turns(
+    one_by_one: Mapping[str, Sequence[float]], in_turns: Mapping[str, Sequence[float]], titles: Sequence[str]
+) -> Figure:
+    """Samples in seconds against the number of the call: all of one peer and then all of the next, and in turns."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True)
+    for axis, samples, title, turns in zip(axes, (one_by_one, in_turns), titles, (False, True), strict=True):
+        for place, (name, seconds) in enumerate(samples.items()):
+            calls = [
+                call * len(samples) + place if turns else place * len(seconds) + call for call in range(len(seconds))
+            ]
+            axis.plot(calls, [value * 1e3 for value in seconds], "os"[place % 2], markersize=3, label=name)
+        axis.set(xlabel="call", title=title)
+    axes[0].set_ylabel("milliseconds")
+    axes[0].legend(loc="upper left")
+    return figure
+
+
+def log_log_lines(
+    table: Any, *, x: str, y: str, hue: str, title: str, mark: Mapping[str, float] | None = None
+) -> Figure:
+    """``y`` against ``x``, a line for each ``hue``, both axes logarithmic.
+
+    With a column ``live``, rows where it is False make the line and hollow dots, the others are filled dots.
+    ``mark`` draws vertical lines, by name.
+    """
+    figure, axis = plt.subplots()
+    for name, rows in table.groupby(hue, sort=False):
+        rows = rows.sort_values(x)
+        live = rows["live"].astype(bool) if "live" in rows else rows[x] == rows[x]
+        drawn = rows if live.all() else rows[~live]
+        (line,) = axis.plot(drawn[x], drawn[y], linewidth=1, label=name)
+        axis.plot(rows[x][live], rows[y][live], "o", color=line.get_color(), markersize=6)
+        axis.plot(rows[x][~live], rows[y][~live], "o", color=line.get_color(), markersize=6, mfc="white")
+    log_axes(axis, sorted(table[x].unique()), xlabel=x, ylabel=y)
+    for number, (name, place) in enumerate((mark or {}).items()):
+        axis.axvline(place, color="#7A7A7A", linestyle=("--", ":")[number % 2], linewidth=1, label=name)
+    axis.set_title(title)
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def bound_and_measured(tables: Mapping[str, Any]) -> Figure:
+    """Columns ``bound`` and ``measured`` (seconds), a dot for each row, an axis for each machine; colour: ``binds``.
+
+    On the solid line a row would be as fast as the machine allows; dashed: ten times as long.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables) + 1.8, 3.6), squeeze=False)
+    every = [value for table in tables.values() for column in ("bound", "measured") for value in table[column]]
+    low, high = min(every) / 2, max(every) * 2
+    shades = {"arithmetic": "#D55E00", "bytes": "#0072B2"}
+    for axis, (machine, table) in zip(axes[0], tables.items(), strict=True):
+        axis.plot([low, high], [low, high], color="black", linewidth=1)
+        axis.plot([low, high], [10 * low, 10 * high], color="#7A7A7A", linestyle="--", linewidth=1)
+        for binds, colour in shades.items():
+            rows = table[table["binds"] == binds]
+            axis.plot(rows["bound"], rows["measured"], "o", color=colour, markersize=5, alpha=0.75, label=binds)
+        axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="lower bound, s")
+        axis.set_title(machine, fontsize=10)
+    axes[0][0].set_ylabel("measured, s")
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", title="what binds", title_fontsize=10)
+    return figure
+
+
+def rates_by_length(rates: Mapping[str, Mapping[int, float]], peak: float, ylabel: str, title: str) -> Figure:
+    """Rates against a length, a line for each name, from 0 to above a dashed ``peak``."""
+    figure, axis = plt.subplots()
+    for name, values in rates.items():
+        axis.plot(list(values), list(values.values()), "o-", markersize=4, label=name)
+    axis.axhline(peak, color="black", linestyle="--", linewidth=1)
+    lengths = sorted({length for values in rates.values() for length in values})
+    axis.set(xscale="log", ylim=(0, peak * 1.06), xlabel="length", ylabel=ylabel, title=title)
+    axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axis.minorticks_off()
+    figure.legend(loc="outside right center")
     return figure
 
 

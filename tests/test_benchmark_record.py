@@ -662,12 +662,15 @@ def test_bars_say_what_was_reached_beside_the_control_and_what_was_not_measured(
         {"label": "a", "value": 2.0, "bound": 1.5, "reached": True, **times},
         {"label": "b", "value": 1.0, "bound": 1 / 0.7, "reached": False, **peaks},
         {"label": "c", "bound": 1.5, **nothing},
+        {"label": "d", "value": 1.4, "bound": 1.5, "reached": True, **times},
     ]
     assert [line.split(maxsplit=1) for line in record.bars_table(bars).splitlines()] == [
         ["reached", "a: 2.00 [1.90, 2.10], control [0.98, 1.02]; bar 1.5"],
         ["NOT", "REACHED   b: 1.00; bar 1.43"],
         ["not", "measured  c"],
+        ["in", "the noise  d: 1.40 [1.90, 2.10], control [0.98, 1.02]; bar 1.5"],
     ]
+    assert record.bars_table(bars[2:3]).strip().startswith("none of the 1 was measured")
 
 
 def test_a_peer_that_makes_the_whole_map_decides_what_a_case_needs():

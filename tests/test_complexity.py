@@ -169,15 +169,15 @@ MODULES = {
         convolution,
     ),
     "attention-cnn": (
-        drawn(batch=small, height=st.integers(8, 70), width=st.integers(8, 70), num_classes=small),
+        drawn(batch=small, height=st.integers(8, 40), width=st.integers(8, 40), num_classes=small),
         network,
     ),
     "hybrid": (
         drawn(
             batch=small,
             channels=small,
-            height=st.integers(4, 70),
-            width=st.integers(4, 70),
+            height=st.integers(4, 40),
+            width=st.integers(4, 40),
             num_classes=small,
             positions=st.booleans(),
         ),
@@ -246,8 +246,9 @@ def test_every_mechanism_is_checked_against_the_counter():
 @pytest.mark.parametrize("mechanism", MODULES)
 def test_flops_and_parameters_are_those_that_torch_counts(mechanism):
     sizes, build = MODULES[mechanism]
+    examples = 8 if mechanism in ("attention-cnn", "hybrid") else 20  # many layers, all the same way
 
-    @modest
+    @settings(modest, max_examples=examples)
     @given(sizes)
     def holds(sizes):
         module, inputs = build(**sizes)
@@ -495,8 +496,8 @@ PEAKS = {
         (2, 300, 300, 1024, 2, 2),
         (4, 600, 600, 256, 8, 2),
         (1, 1000, 1000, 256, 8, 1),
-        (5, 7, 1500, 1024, 2, 2),
-        (1, 3100, 7, 1022, 2, 2),
+        (5, 7, 1500, 512, 2, 2),
+        (1, 3100, 7, 510, 2, 2),
         names=TOKENS,
     ),
     "transformer-block": image_sizes(

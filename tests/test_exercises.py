@@ -622,6 +622,43 @@ def test_memory_is_observed_by_its_peak_and_its_largest_storage():
     assert seen["linear", 64]["peak_bytes"] <= 2.2 * seen["linear", 32]["peak_bytes"]
 
 
+def _whole_table(x):
+    return (x[:, None] * x[None]).sum(-1)
+
+
+def _rows_in_a_list(x):
+    rows = [x * number for number in x]
+    return torch.stack([row.sum() for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("candidate", "words"), [(_whole_table, "tensor held 4,096 numbers"), (_rows_in_a_list, "tensors together")]
+)
+def test_too_much_memory_is_told_whether_in_one_tensor_or_in_many(monkeypatch, candidate, words):
+    n = 64
+    case = Case(
+        "n", lambda g: {"x": torch.ones(n)}, memory=True, most_elements=n * n, most_bytes=4 * n * n, terms=n
+    )
+    task = _task("def f(x):\n    ...\n", [case])
+    right = lambda x: x * x.sum()  # noqa: E731
+    assert _judged(monkeypatch, task, right, right).passed is True
+    verdict = _judged(monkeypatch, task, right, candidate)
+    assert verdict.diagnosis == "too-much-memory" and words in verdict.message
+
+
+def test_a_number_that_was_observed_and_not_returned_is_told_by_its_name(monkeypatch):
+    def act(candidate, inputs, leaves):
+        return inputs["a"] + 1, candidate(inputs["a"])
+
+    names = ("the number of calls", "result")
+    task = _task("def f(a):\n    ...\n", [Case("three", lambda g: {"a": 3})], names, act=act)
+    verdict = _judged(monkeypatch, task, lambda a: 2 * a, lambda a: a)
+    assert "It returned 3; expected 6" in verdict.message
+    task = dataclasses.replace(task, returns=names[::-1])
+    verdict = _judged(monkeypatch, task, lambda a: 2 * a, lambda a: a)
+    assert "The number of calls is 3; expected 6" in verdict.message
+
+
 def test_a_chapter_is_found_by_the_name_of_its_file():
     from attn_course.exercises import core
 

@@ -215,7 +215,7 @@ def test_shares_are_stacked_to_one_and_the_crossover_is_marked():
     tops = [area.get_paths()[0].vertices[:, 1].max() for area in axis.collections]
     assert tops == [0.9, 1.0]
     assert axis.lines[0].get_xdata()[0] == 1024 and "1,024" in axis.texts[0].get_text()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scores", "projections"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["projections", "scores"]
 
 
 def test_grouped_bars_have_a_bar_and_its_number_for_each_field_of_the_table():
@@ -231,7 +231,7 @@ def test_predictions_are_lines_and_measurements_dots_of_the_same_colour():
     table = pd.DataFrame(
         {
             "n": [2, 4] * 2,
-            "kind": ["a", "a", "b", "b"],
+            "kind": ["attention"] * 2 + ["attention, training"] * 2,
             "predicted": [1, 2, 3, 4],
             "measured": [1.1, 2.1, 3.1, 4.1],
         }
@@ -240,16 +240,18 @@ def test_predictions_are_lines_and_measurements_dots_of_the_same_colour():
     lines, dots = axis.lines[::2], axis.lines[1::2]
     assert [list(line.get_ydata()) for line in lines] == [[1, 2], [3, 4]]
     assert [list(line.get_ydata()) for line in dots] == [[1.1, 2.1], [3.1, 4.1]]
-    assert [line.get_color() for line in lines] == [line.get_color() for line in dots]
+    assert {line.get_color() for line in axis.lines} == {plots.COLOURS["attention"]}
+    assert [line.get_linestyle() for line in lines] == ["-", "--"]
 
 
 def test_a_roof_rises_with_the_bandwidth_and_is_flat_from_where_both_bind():
     hardware = complexity.Hardware("h", peak_flops=1e12, bandwidth=1e10)
-    (axis,) = plots.roofline({"a": (0.5, 4e9), "b": (900.0, 8e11)}, hardware, "t").axes
+    (axis,) = plots.roofline({"CBAM": (0.5, 4e9), "convolution": (900.0, 8e11)}, hardware, "t").axes
     x, y = axis.lines[0].get_data()
-    assert x[1] == 100 and list(y[1:]) == [1e12, 1e12] and y[0] / x[0] == pytest.approx(1e10)
+    assert x[1] == 100 and list(y[1:]) == [1000, 1000] and y[0] / x[0] == pytest.approx(10)
     assert x[0] < 0.5 and x[2] > 900
-    assert [tuple(line.get_xydata()[0]) for line in axis.lines[2:]] == [(0.5, 4e9), (900.0, 8e11)]
+    assert [tuple(line.get_xydata()[0]) for line in axis.lines[2:]] == [(0.5, 4), (900, 800)]
+    assert axis.lines[2].get_color() == plots.COLOURS["CBAM"]
 
 
 def test_measured_ratios_stand_with_their_interval_on_the_predicted_bars():
@@ -268,3 +270,52 @@ def test_heads_are_placed_by_entropy_and_distance_with_the_uniform_head_as_a_cro
     (axis,) = plots.heads_by_entropy_and_distance(heads, (3.2, 21.0), "t").axes
     assert axis.collections[0].get_offsets().tolist() == [[0.5, 3.0], [1.5, 7.0]]
     assert tuple(axis.lines[-1].get_xydata()[0]) == (3.2, 21.0)
+    assert axis.get_xlim()[0] == axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > 21
+
+
+def test_readings_stand_in_milliseconds_one_below_the_other_beside_the_truth():
+    (axis,) = plots.readings({"a": [0.002, 0.003], "b": [0.5]}, 0.002, "t").axes
+    assert [line.get_xydata().tolist() for line in axis.lines[:2]] == [[[2, 0], [3, 0]], [[500, 1]]]
+    assert axis.lines[2].get_xdata()[0] == 2
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+
+
+def test_calls_one_by_one_follow_each_other_and_calls_in_turns_alternate():
+    samples = {"A": [0.1, 0.2], "B": [0.3, 0.4]}
+    left, right = plots.one_by_one_and_in_turns(samples, samples, ["l", "r"]).axes
+    assert [line.get_xdata().tolist() for line in left.lines] == [[0, 1], [2, 3]]
+    assert [line.get_xdata().tolist() for line in right.lines] == [[0, 2], [1, 3]]
+    assert right.lines[1].get_ydata().tolist() == [300, 400]
+
+
+def test_a_line_joins_the_recorded_rows_and_filled_dots_are_the_live_ones():
+    table = pd.DataFrame({"n": [4, 2, 2], "s": [16.0, 4.0, 5.0], "form": "a", "live": [False, False, True]})
+    (axis,) = plots.log_log_lines(table, x="n", y="s", hue="form", title="t", mark={"here": 3}).axes
+    line, filled, hollow, mark = axis.lines
+    assert line.get_xydata().tolist() == [[2, 4], [4, 16]] == hollow.get_xydata().tolist()
+    assert filled.get_xydata().tolist() == [[2, 5]] and hollow.get_markerfacecolor() == "white"
+    assert mark.get_xdata()[0] == 3
+
+
+def test_without_a_column_live_all_dots_are_filled_and_joined():
+    table = pd.DataFrame({"n": [2, 4], "s": [4.0, 16.0], "form": "a"})
+    (axis,) = plots.log_log_lines(table, x="n", y="s", hue="form", title="t").axes
+    line, filled, hollow = axis.lines
+    assert len(line.get_xdata()) == len(filled.get_xdata()) == 2 and not len(hollow.get_xdata())
+
+
+def test_each_machine_has_its_rows_on_the_axes_of_all_by_what_binds():
+    table = pd.DataFrame({"bound": [1e-3, 1e-5], "measured": [2e-3, 5e-5], "binds": ["arithmetic", "bytes"]})
+    one, two = plots.bound_and_measured({"one": table, "two": table[:1]}).axes
+    assert [line.get_xydata().tolist() for line in one.lines[2:]] == [[[1e-3, 2e-3]], [[1e-5, 5e-5]]]
+    assert one.get_xlim() == two.get_xlim() == one.get_ylim() == pytest.approx((5e-6, 4e-3))
+    corner = one.lines[0].get_xydata().tolist()[0]
+    assert corner[0] == corner[1] and one.lines[1].get_ydata()[0] == pytest.approx(10 * corner[1])
+    assert two.get_title() == "two" and not len(two.lines[3].get_xdata())
+
+
+def test_rates_stand_over_all_lengths_below_the_peak():
+    (axis,) = plots.rates_by_length({"a": {512: 3, 2048: 5}, "b": {1024: 4}}, 10, "rate", "t").axes
+    assert [line.get_xydata().tolist() for line in axis.lines[:2]] == [[[512, 3], [2048, 5]], [[1024, 4]]]
+    assert axis.lines[2].get_ydata()[0] == 10 < axis.get_ylim()[1]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["512", "1,024", "2,048"]

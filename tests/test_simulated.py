@@ -114,10 +114,10 @@ def test_nobody_waits_and_the_clock_never_goes_back():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"launch_s": -1e-6}, "launch_s.*-1e-06"),
-        ({"start_s": -2.0}, "-2.0"),
-        ({"jitter": -0.1}, "jitter.*-0.1"),
-        ({"outliers": 1.5}, "0 to 1.*1.5"),
+        ({"launch_s": -1e-6}, r"launch_s.*-1e-06"),
+        ({"start_s": -2.0}, r"-2\.0"),
+        ({"jitter": -0.1}, r"jitter.*-0\.1"),
+        ({"outliers": 1.5}, r"0 to 1.*1\.5"),
         ({"outlier_factor": 0}, "above 0.*0"),
         ({"slow_first": (3, -2)}, r"above 0.*\(3, -2\)"),
     ],
@@ -129,5 +129,5 @@ def test_a_setting_out_of_its_range_is_refused_with_its_value(options, words):
 
 @pytest.mark.parametrize("method", ["launch", "elsewhere"])
 def test_negative_seconds_are_refused(method):
-    with pytest.raises(ValueError, match="-0.5"):
+    with pytest.raises(ValueError, match=r"-0\.5"):
         getattr(SimulatedDevice(), method)(-0.5)

@@ -32,6 +32,7 @@ def measure(
     device: torch.device | str = "cpu",
     clock: Callable[[], float] | None = None,
     block_s: float | None = None,
+    least: int = 5,
 ) -> dict[str, list[float]]:
     """Time functions side by side: each round runs every peer once, starting with another one each time.
 
@@ -45,12 +46,13 @@ def measure(
             for noise, so no other ratio means more than the distance of this one from 1.
         warmup: rounds that are not recorded.
         rounds: the most rounds that are recorded.
-        seconds: no further round starts after this time, once there are five.
+        seconds: no further round starts after this time, once there are `least` rounds.
         device: where the peers run. On a GPU a sample is the time between two events on the device.
         clock: returns seconds; the machine's own unless given.
         block_s: a sample is the mean of as many calls as fit into this time, at least one, after two that warm the
             caches again which the peer before has filled: `torch.utils.benchmark.Timer`, with torch's threads as
             they are set. On a GPU, the calls between two events.
+        least: rounds that are made however long they take.
 
     Returns:
         The samples in seconds, round by round, by name.
@@ -81,7 +83,7 @@ def measure(
     samples: dict[str, list[float]] = {name: [] for name in names}
     start = now()
     for done in range(rounds):
-        if seconds is not None and done >= 5 and now() - start >= seconds:
+        if seconds is not None and done >= least and now() - start >= seconds:
             break
         first = done % len(names)
         for name in names[first:] + names[:first]:

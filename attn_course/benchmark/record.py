@@ -582,6 +582,8 @@ def _share(peer: dict[str, Any]) -> str:
 
 def bars_table(bars: Sequence[dict[str, Any]]) -> str:
     """`suite.bars(rows)` as text: whether a ratio reached what it had to, its interval, and the control's."""
+    if all(bar["value"] is None for bar in bars):
+        return f"  none of the {len(bars)} was measured (the preset smoke leaves them out)"
     lines = []
     for bar in bars:
         if bar["value"] is None:
@@ -591,7 +593,9 @@ def bars_table(bars: Sequence[dict[str, Any]]) -> str:
         if bar["control"] is not None:
             low, high = bar["control"]
             found = f"{Ratio(bar['value'], bar['low'], bar['high'])}, control [{low:.2f}, {high:.2f}]"
-        mark = "reached" if bar["reached"] else "NOT REACHED"
+        mark = "NOT REACHED"
+        if bar["reached"]:
+            mark = "reached" if bar["value"] >= bar["bound"] else "in the noise"
         lines.append(f"  {mark:14}{bar['label']}: {found}; bar {bar['bound']:.3g}")
     return "\n".join(lines)
 

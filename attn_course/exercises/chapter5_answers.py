@@ -447,7 +447,7 @@ def _both_rescaled(m: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return new, old, weights * torch.where(m.isinf(), 1.0, old)
 
 
-def _per_block(join: Callable[[list[Tensor]], Tensor]) -> Callable[..., Any]:
+def _per_block(join: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
     """A softmax of each block by itself, and what becomes of the blocks' outputs."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, block_size: int) -> Tensor:
@@ -455,7 +455,7 @@ def _per_block(join: Callable[[list[Tensor]], Tensor]) -> Callable[..., Any]:
         for block in _blocks(k.shape[-2], block_size):
             scores = q @ k[..., block, :].mT * q.shape[-1] ** -0.5
             outputs.append(scores.softmax(-1) @ v[..., block, :])
-        return join(outputs)
+        return join(torch.stack(outputs))
 
     return attend
 
@@ -484,7 +484,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, block_size: int) -> Tensor:
 
 def _of_exponentials(q: Tensor, k: Tensor, v: Tensor, block_size: int) -> Tensor:
     """No maximum at all."""
-    factor, total, output = q.shape[-1] ** -0.5, 0.0, 0.0
+    factor, total, output = q.shape[-1] ** -0.5, torch.zeros(()), torch.zeros(())
     for block in _blocks(k.shape[-2], block_size):
         weights = (q @ k[..., block, :].mT * factor).exp()
         total, output = total + weights.sum(-1, keepdim=True), output + weights @ v[..., block, :]
@@ -633,10 +633,10 @@ _STREAMING_ATTENTION = Answer(
                 _stream(values=lambda v, block: v[..., : len(range(*block.indices(v.shape[-2]))), :])),
         Mistake("softmax-of-each-block-averaged", "Each block had a softmax of its own, and their outputs were "
                 "averaged, "
-                "as if every block held the same share of the weight.", _per_block(lambda o: sum(o) / len(o))),
+                "as if every block held the same share of the weight.", _per_block(lambda o: o.mean(0))),
         Mistake("softmax-of-each-block-added", "Each block had a softmax of its own, and their outputs were added: "
                 "every "
-                "block then counts in full. The weights of a query add up to 1 over *all* its keys.", _per_block(sum)),
+                "block then counts in full. The weights of a query add up to 1 over *all* its keys.", _per_block(lambda o: o.sum(0))),
         Mistake("divided-in-every-block", "The output was divided by the sum in every block. What was divided once is "
                 "divided again. When is the sum complete?", _divided_each_time(True), _divided_each_time(False)),
         Mistake("not-divided", "The division by the sum of the exponentials is missing.",
