@@ -354,7 +354,7 @@ def predicted(case: Case) -> dict[str, Any]:
     return {
         "flops": price.training_flops if training else price.flops,
         "elementwise": price.elementwise,
-        "bytes_moved": price.bytes_moved,
+        "bytes_moved": price.bytes_moved_training if training else price.bytes_moved,
         "peak_bytes": price.peak_bytes_training if training else price.peak_bytes,
         "parameters": price.parameters,
     }
