@@ -511,7 +511,8 @@ def one_by_one_and_in_turns(
     for axis, samples, title, turns in zip(axes, (one_by_one, in_turns), titles, (False, True), strict=True):
         for place, (name, seconds) in enumerate(samples.items()):
             calls = [
-                call * len(samples) + place if turns else place * len(seconds) + call for call in range(len(seconds))
+                call * len(samples) + place if turns else place * len(seconds) + call
+                for call in range(len(seconds))
             ]
             axis.plot(calls, [value * 1e3 for value in seconds], "os"[place % 2], markersize=3, label=name)
         axis.set(xlabel="call", title=title)
@@ -550,7 +551,9 @@ def bound_and_measured(tables: Mapping[str, Any]) -> Figure:
     On the solid line a row would be as fast as the machine allows; dashed: ten times as long.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables) + 1.8, 3.6), squeeze=False)
-    every = [value for table in tables.values() for column in ("bound", "measured") for value in table[column]]
+    every = [
+        value for table in tables.values() for column in ("bound", "measured") for value in table[column]
+    ]
     low, high = min(every) / 2, max(every) * 2
     shades = {"arithmetic": "#D55E00", "bytes": "#0072B2"}
     for axis, (machine, table) in zip(axes[0], tables.items(), strict=True):
@@ -558,7 +561,9 @@ def bound_and_measured(tables: Mapping[str, Any]) -> Figure:
         axis.plot([low, high], [10 * low, 10 * high], color="#7A7A7A", linestyle="--", linewidth=1)
         for binds, colour in shades.items():
             rows = table[table["binds"] == binds]
-            axis.plot(rows["bound"], rows["measured"], "o", color=colour, markersize=5, alpha=0.75, label=binds)
+            axis.plot(
+                rows["bound"], rows["measured"], "o", color=colour, markersize=5, alpha=0.75, label=binds
+            )
         axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="lower bound, s")
         axis.set_title(machine, fontsize=10)
     axes[0][0].set_ylabel("measured, s")

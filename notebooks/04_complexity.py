@@ -16,7 +16,7 @@
 # # Complexity: what does it cost, before it runs?
 #
 # **After this chapter you can** count the operations of every mechanism of this book exactly, say where the famous $n^2$ begins to
-# matter and where it does not, predict memory to the byte, tell from two numbers of a machine whether arithmetic or
+# matter and where it does not, predict peak memory before a run, tell from two numbers of a machine whether arithmetic or
 # memory will bind, explain why generating text is slow, and describe in numbers what flows where.
 #
 # **You need** attention as in [chapter 1](01_transformer.ipynb), and the modules of [chapter 3](03_cnn.ipynb). **It takes** about 90
@@ -74,7 +74,7 @@ promised = table["transformer"] / table["channel"]
 print(f"transformer / channel: {promised:,.0f}")
 
 # %% [markdown]
-# Now we run the two, at exactly these sizes, side by side.
+# Now we run the two side by side. A gate needs a height and a width too, though its row names none: it gets the 224 × 224 of the row above.
 
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
@@ -93,16 +93,16 @@ with torch.no_grad():
     )
 measured = benchmark.ratio(samples["transformer"], samples["channel"])
 assert measured.median < promised / 1000
-print(f"measured: {measured.median:.2f} times as long")
+print(f"measured: {measured} times as long")
 
 # %% tags=["remove-input", "nbval-ignore-output"]
 assert promised > 500_000 > 1000 * measured.median
 glue("table_promised", f"{promised:,.0f}")
 glue("table_measured", f"{measured.median:.1f}")
 say(
-    "The table says {promised:,.0f} times. The clock says {seen:.1f}. Nobody lied: each entry is a *leading term*, "
-    "with everything that was constant for its author left out, and what was left out is not the same in the three rows. "
-    "A leading term says how *one* mechanism grows. It does not compare two. For that we have to count.",
+    "The table says {promised:,.0f} times. The clock says {seen:.1f}, which may be another number on another machine, and is nowhere near. Each entry is a *leading term*: "
+    "what its author held constant was left out, and that is not the same in the three rows. "
+    "A leading term is made to say how *one* mechanism grows. It does not compare two. For that we have to count.",
     promised=promised, seen=measured.median,
 )  # fmt: skip
 
@@ -200,7 +200,7 @@ count_flops = get("attention-flops").use(attention_flops)
 print("definition and package agree:", count_flops(2, 5, 7, 12))
 
 # %% [markdown]
-# ### Why does the counter say less when the code gets faster?
+# ### Why does the counter say less for the fused call?
 #
 # With `need_weights=False` the same module takes torch's fused kernel, which never stores the weights. The work is the same.
 # The counter does not think so.
@@ -238,7 +238,8 @@ say(
 
 # %% [markdown]
 # And training? A matrix product $XW$ has two others in its backward pass, one for the gradient of $X$ and one for that of $W$. So forward
-# and backward together take three times the FLOPs of the forward pass.
+# and backward together take three times the FLOPs of the forward pass, as long as the weights were kept. (The fused kernel keeps none, and works the scores out once more: its two products
+# cost three and a half times, of which torch's counter knows nothing.)
 
 # %%
 with torch.device("meta"):
@@ -326,7 +327,7 @@ block = complexity.cost(
 quadratic = block.terms["scores"] + block.terms["weighted sum"]
 say(
     "At 128 tokens the projections are {share:.0%} of the FLOPs. In a whole transformer block, whose feed-forward network is four times as "
-    "wide, the part with the square is {quadratic:.1%}: nothing in it is worth making faster by a cleverer attention. "
+    "wide, the part with the square is {quadratic:.1%}: as far as arithmetic goes, a cleverer attention cannot gain more than that. "
     "\"Attention is quadratic\" is true, and for short texts it is beside the point.",
     share=shares.loc[128, "projections"], quadratic=quadratic / block.flops,
 )  # fmt: skip
@@ -408,9 +409,9 @@ factors = (counts["FLOPs"] / counts["leading term"]).astype(int).tolist()
 hidden_share = (counts["elementwise"] / counts["FLOPs"])[["spatial", "channel"]]
 glue("gate_elementwise", f"{hidden_share['channel']:,.0f}")
 say(
-    "The leading terms hide factors of {transformer}, {spatial} and {channel}: another one in each row, so their quotients mean nothing. And for the gates "
+    "The leading terms hide factors of {transformer}, {spatial} and {channel}: another one in each row, so their quotients mean nothing. Only the {spatial}, which is $4k^2$, is a constant; the {channel} is $8C/r$ and the {transformer} is $4 + 8d_\\text{{model}}/n$: they grow and shrink with the sizes. And for the gates "
     "the convention itself misleads: channel attention does {work:,.0f} elementwise operations for each FLOP that counts, because "
-    "pooling reads every pixel and gating writes every pixel. That is why it took as long as it did in the beginning. "
+    "pooling reads every pixel and gating writes every pixel. "
     "What it costs is not arithmetic. It is moving numbers, and for that we need a second count.",
     **dict(zip(rows, factors, strict=True)), work=hidden_share["channel"],
 )  # fmt: skip
@@ -467,7 +468,7 @@ print("definition and package agree:", score_bytes(*sizes.values(), torch.bfloat
 # step and takes the worst. The measurement adds up the allocations and releases that torch's profiler records: every tensor, those inside kernels too, and
 # nothing that a library takes by other means.
 #
-# > **Predict.** Training keeps what the backward pass needs. For which of the two does that cost more, the form that returns weights or the fused one?
+# > **Predict.** Training keeps what the backward pass needs. Which pays more MiB for that, the form that returns weights or the fused one? And which the larger factor?
 
 # %%
 kinds = {
@@ -532,8 +533,9 @@ glue("peak_off", off)
 glue("peak_fused_ratio", f"{at['attention'] / at['fused attention']:.0f}")
 say(
     "Above 16 MiB, prediction and measurement differ by at most {off} here, on the {where}. At 2,048 tokens the form with weights takes {ratio:.0f} times the memory of "
-    "the fused one in inference and {training:.0f} times in training: the weights have to be kept for the backward pass, "
-    "while the fused kernel works them out again. The square in the memory belongs to the map, not to attention.",
+    "the fused one in inference and {training:.0f} times in training. Training adds {more:.0f} MiB to the form with weights, another map, and {little:.0f} MiB to the fused one, which works the weights out again; as a factor "
+    "the fused one pays more. The square in the memory belongs to the map, not to attention. (Parameters and inputs are not counted here.)",
+    more=at["attention, training"] - at["attention"], little=at["fused attention, training"] - at["fused attention"],
     off=off, ratio=at["attention"] / at["fused attention"], where=device.type.upper(),
     training=at["attention, training"] / at["fused attention, training"],
 )  # fmt: skip
@@ -542,7 +544,7 @@ say(
 # ## Arithmetic or memory: which of the two binds?
 #
 # A machine has two speeds: how fast it multiplies, $P$ FLOP/s, and how fast it moves numbers between memory and processor, $\beta$ bytes/s.
-# A computation of $F$ FLOPs that has to move $M$ bytes cannot be faster than the slower of the two
+# A computation of $F$ FLOPs that has to move $M$ bytes cannot take less than the longer of two times
 # ([Williams et al., 2009](https://doi.org/10.1145/1498765.1498785)):
 #
 # <a id="eq-roofline"></a>
@@ -551,7 +553,8 @@ say(
 # $$
 #
 # $F / M$ is the **arithmetic intensity**, FLOPs for each byte. Below $P / \beta$ memory binds, above it arithmetic. The cost model
-# counts $M$ as the least there can be: each operand of each step read once, each result written once.
+# counts $M$ step by step, as if nothing stayed in a cache: each operand of each step read once, each result written once. For those steps it is the least; a kernel that fuses them moves less,
+# and so does a cache.
 
 # %% [markdown]
 # What are $P$ and $\beta$ *here*? Data sheets are generous, so we ask the machine: a large matrix product, and a large copy.
@@ -677,7 +680,7 @@ for name, price in (("prefill", prefill), ("one step", step)):
 
 # %% [markdown]
 # A step multiplies *matrices by vectors*: every parameter is fetched for one multiply-add, 2 FLOPs for its 4 bytes. So the intensity is near one half
-# in float32, whatever the model, far left of the corner in [figure](#fig-roofline). Several sequences at once share the parameters, but not the caches. We measure both phases.
+# in float32, for one sequence, whatever the model, left of the corner in [figure](#fig-roofline). Several sequences at once share the parameters, but not the caches. We measure both phases.
 
 # %%
 torch.manual_seed(0)
@@ -724,9 +727,13 @@ rates = {
     "prefill": prefill.flops / seconds["prefill, 512 tokens"],
     "step": step.flops / seconds["one step"],
 }
+bounds = step.roofline(here).seconds / (prefill.roofline(here).seconds / n)
 say(
     "Not a {n}th of the time of the prefill, then, but a {part:.0f}th. In prefill the layer reached {prefill:.0f} GFLOP/s, in a step {step:.1f}: the same module, the same parameters, with {share:.0%} of the arithmetic rate. "
-    "The step is not slow because it computes much. It computes {flops:.1f} million FLOPs, and it has to fetch {moved:.1f} MiB for them.",
+    "The step does not compute much: {flops:.1f} million FLOPs, for which {moved:.1f} MiB have to be fetched. The two bounds stand in a ratio of {bounds:.1f} for a token; the clock said {slower:.1f}. "
+    + ("So bytes explain a part of it, and the rest is the price of each call, which a step of one token cannot share with others." if slower.median > 1.3 * bounds else "So bytes explain it.")
+    + " (The prefill is causal, and its count is of the full square: at most a tenth too high.)",
+    bounds=bounds, slower=slower.median,
     prefill=rates["prefill"] / 1e9, step=rates["step"] / 1e9, share=rates["step"] / rates["prefill"],
     flops=step.flops / 1e6, moved=step.bytes_moved / 2**20, n=n, part=n / slower.median,
 )  # fmt: skip
@@ -734,7 +741,7 @@ say(
 # %% [markdown]
 # ### Fewer heads for keys and values
 #
-# In a long conversation the cache is larger than the parameters. **Grouped-query attention** lets several heads of queries share one head of keys
+# In a long conversation, or with many at once, the cache is larger than the parameters. **Grouped-query attention** lets several heads of queries share one head of keys
 # and values ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245); one head for all: [Shazeer, 2019](https://arxiv.org/abs/1911.02150)): `MultiHeadAttention(…, num_kv_heads=…)`.
 # For a model of 32 layers, width 4,096 and 32 heads in bfloat16, the cache of one sequence of 32,768 tokens takes:
 
@@ -802,16 +809,16 @@ glue("gqa_bytes", f"{moved[2]:.2f}")
 glue("gqa_time", f"{times[2].median:.2f}")
 say(
     "With two heads instead of eight a step moves {bytes:.2f} of the bytes and takes {time} of the time (control: {noise}). {verdict} Scores and weighted sum take the same FLOPs in all "
-    "four. Who counts only FLOPs cannot explain this figure.",
-    bytes=moved[2], time=times[2], noise=noise,
-    verdict="The hypothesis holds in its direction; " + ("the time falls less than the bytes, for every call has a price of its own." if times[2].median > 1.1 * moved[2] else "and the time falls as far as the bytes.")
+    "four, and all FLOPs together fall to {all_flops:.2f} only. Who counts nothing else cannot explain this figure.",
+    all_flops=steps[2].flops / steps[8].flops, bytes=moved[2], time=times[2], noise=noise,
+    verdict="The hypothesis holds in its direction; " + ("the time falls less than the bytes, as it would if every call had a price of its own." if times[2].median > 1.1 * moved[2] else "and the time falls as far as the bytes.")
     if falls else "The hypothesis does not hold at this size on this machine: launching the work costs more than the bytes.",
 )  # fmt: skip
 
 # %% [markdown]
 # ## The price: the bound, then the clock
 #
-# Everything so far in one table: what the cost model says that a call takes *at least*, by [equation](#eq-roofline), and what the clock said.
+# Everything so far in one table: what [equation](#eq-roofline) gives for a call, with the rate that a *matrix product* reached, and what the clock said.
 
 # %% tags=["nbval-ignore-output"]
 prices |= {"prefill, 512 tokens": prefill, "one step": step}
@@ -828,7 +835,8 @@ assert price_list.loc["one step", "binds"] == "bandwidth"
 print(price_list.to_string(float_format="{:.2f}".format))
 
 # %% [markdown]
-# A bound needs no run, only sizes and two numbers of a machine. What a real kernel loses against it, and how one measures that without being fooled, is chapter 5.
+# A bound needs no run, only sizes and two numbers of a machine. Where the clock is below it, the bound was not one: another library had faster code for the same count, a causal call left out what the count includes, or numbers came from
+# a cache. How far real kernels stay behind, and how one measures that without being fooled, is chapter 5.
 
 # %% [markdown]
 # ## What flows where?
@@ -929,7 +937,7 @@ distance = get("attention-distance").use(mean_attention_distance)
 print("definition and package agree; distance", tuple(distance(square).shape))
 
 # %% [markdown]
-# > **Predict.** A causal head that looks at all its past alike: in 64 tokens, how far does it look on average, 16 places, 21 or 32? And a head that looks at the character before?
+# > **Predict.** A causal head that looks at all its past alike: in 64 tokens, itself included: how far does it look on average, 16 places, 21 or 32?
 
 # %%
 from attn_course.experiments import chapter1, chapter3, load_model
@@ -970,8 +978,8 @@ within = near.triu(-8).sum(dim=-1).mean().item()
 assert closest["distance"] < 0.5 * blind[1] and within > 0.5
 glue("nearest_head", f"{closest['distance']:.1f}")
 say(
-    "{nearer} of the 8 heads look nearer than the uniform head ({blind:.1f} places). The nearest, head {head} of layer {layer}, looks {distance:.1f} places away: a window of eight characters back would keep {within:.1%} of its weight. "
-    "The most decided, head {sure} of layer {floor}, has {entropy:.2f} nats, as many as a choice among {choices:.1f} characters alike. Full attention pays for every pair, and these heads leave most of them unused. "
+    "{nearer} of the 8 heads look nearer than the head that spreads evenly over its past ({blind:.1f} places). The nearest, head {head} of layer {layer}, looks {distance:.1f} places away: a window of eight characters back would keep {within:.1%} of its weight. "
+    "The most decided, head {sure} of layer {floor}, has {entropy:.2f} nats, as many as a choice among {choices:.1f} characters alike. Full attention pays for every pair, and these heads put most of their weight on few. "
     "Chapter 6 builds on that.",
     nearer=nearer, blind=blind[1], head=int(closest["head"]), layer=int(closest["layer"]), distance=closest["distance"], within=within,
     sure=int(decided["head"]), floor=int(decided["layer"]), entropy=decided["entropy"], choices=math.exp(decided["entropy"]),
@@ -982,7 +990,7 @@ say(
 #
 # The second layer attends to what the first has already mixed. **Rollout** multiplies the maps of the layers, half of each step going
 # through the residual connection ([Abnar and Zuidema, 2020](https://arxiv.org/abs/2005.00928)). And do two heads look at the same places? **Agreement** says how much of
-# their weight lies on the same keys. Here they are for a piece of the line that chapter 1 drew; for these maps the heads are averaged, as rollout does.
+# their weight lies on the same keys, $\sum_j \min(a_j, b_j)$ for a query. First the rollout of a piece of the line that chapter 1 drew, heads averaged; then the agreement of heads on all 64 pieces.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-rollout", "caption": "A piece of code in the recorded language model (seed 0): the mean of the heads of each layer, and the rollout of both. Queries down, keys across; all brighter than one half are drawn alike."}, "image": {"classes": "wide", "alt": "Three lower triangular maps. Layer 1 is bright beside the diagonal; layer 2 is spread over columns; the rollout has a bright diagonal and fades to the left."}}
 snippet = "join(path, name)"
@@ -1053,7 +1061,7 @@ assert outside["self-attention"] < outside["cbam"]
 glue("field_beyond", f"{outside['self-attention']:.1%}")
 say(
     "The plain network sees {plain:.0%} of the scene from there, and nothing else can ever matter. CBAM and self-attention see {cbam:.0%} and {attention:.0%}; but the share of the gradient that comes from beyond the plain network's square is "
-    "{gate:.1%} and {own:.1%}. A reach that a mechanism *may* have, and pays for, is not a reach that training gave it. So what does that self-attention look at?",
+    "{gate:.1%} and {own:.1%}. In these networks CBAM's pooling brings news from outside; self-attention, which could reach as far and pays for it, hardly does. So what does that self-attention look at?",
     plain=reach["plain"], cbam=reach["cbam"], attention=reach["self-attention"],
     gate=outside["cbam"], own=outside["self-attention"],
 )  # fmt: skip
@@ -1081,7 +1089,7 @@ amount = math.exp(entropy(looks).mean().item())
 assert 1 < amount < 64 and abs(gamma) < 0.1
 say(
     "{no}: {away:.1f} places against {even:.1f}. Its queries choose, as among {amount:.0f} places of 64, and what they choose lies {where}. Yet $\\gamma$, the factor in front of all of it, is {gamma}: "
-    "that is why so little of the gradient comes through it. A map tells what a head *would* hand over, not how much of it arrives.",
+    "whatever it finds enters with that weight, and little of the gradient comes through it. A map tells what a head *would* hand over, not how much of it arrives.",
     no="Yes" if away < apart.mean() else "No", away=away, even=apart.mean().item(), amount=amount,
     where="near" if away < apart.mean() else "farther away than blind choice would", gamma=f"{gamma:.2f}".replace("-", "−"),
 )  # fmt: skip
@@ -1089,7 +1097,7 @@ say(
 # %% [markdown]
 # ## Where it breaks
 #
-# Two heads look at one key each, and not at the same one. Each is as decided as can be. The usual analysis averages the heads first, and takes the
+# Two heads look at one key each, and not at the same one. Each is as decided as can be. The document's analysis averages the heads first, and takes the
 # entropy of the mean. And it calls an attention map of height 1, from a spectrogram or a line of text, channel attention.
 
 # %%
@@ -1122,19 +1130,22 @@ except ValueError as error:
 # - **Count bytes** for gates, normalisations, decoding, and whatever has few FLOPs for each byte.
 # - **Count the peak** first of all: what does not fit does not run.
 #
-# > **Predict.** A camera delivers feature maps of 64 channels, 112 × 112. Somebody proposes self-attention over the pixels. Which of the three counts decides?
+# > **Predict.** A camera delivers feature maps of 64 channels, 112 × 112. Somebody proposes self-attention over the pixels in place of CBAM. What is the quotient of the two bounds? Which count binds for each of them?
 
-# %% tags=["hide-output"]
+# %% tags=["hide-output", "nbval-ignore-output"]
 proposal = complexity.cost(
     "self-attention-2d", batch=1, channels=64, height=112, width=112
 )
-usual_map = complexity.score_bytes(1, 1, 112 * 112, 112 * 112)
 alternative = complexity.cost("cbam", batch=1, channels=64, height=112, width=112)
-assert usual_map > 2**29 and proposal.flops > 1000 * alternative.flops
-print(f"its map in the usual form: {usual_map / 2**30:.2f} GiB, and twice while the")
-print(
-    f"softmax runs; {proposal.flops / alternative.flops:,.0f} times the FLOPs of CBAM"
-)
+both = [price.roofline(here) for price in (proposal, alternative)]
+assert proposal.flops > 1000 * alternative.flops and both[1].bound == "bandwidth"
+for name, price, least in zip(
+    ("self-attention", "CBAM"), (proposal, alternative), both, strict=True
+):
+    peak = f"peak {price.peak_bytes / 2**20:.0f} MiB"
+    print(f"{name:15} {1000 * least.seconds:8.2f} ms by {least.bound}, {peak}")
+print(f"bounds: {both[0].seconds / both[1].seconds:,.0f} times")
+print(f"FLOPs: {proposal.flops / alternative.flops:,.0f} times, which predicts nothing")
 
 # %% [markdown]
 # ## What we know now
@@ -1143,9 +1154,9 @@ print(
 assert promised > 1000 * measured.median and slower.median > 1 and nearer > 4
 say(
     "Leading terms predicted a factor of {promised:,.0f} where the clock showed {seen:.1f}. Exact counts are short: $8Bnd^2 + 4Bn^2d$ for self-attention, and the square overtakes the projections only at $n = 2d$, "
-    "{crossover:,} tokens at width 512. Predicted peaks meet the measured ones within {off}, and the square in memory belongs to the stored map. Two numbers of a machine, here {peak:.0f} GFLOP/s and {beta:.0f} GB/s, "
+    "{crossover:,} tokens at width 512. Predicted peaks above 16 MiB meet the measured ones within {off}, and the square in memory belongs to the stored map. Two numbers of a machine, here {peak:.0f} GFLOP/s and {beta:.0f} GB/s, "
     "say which count binds: gates and decoding wait for bytes (a token cost {slower:.0f} times as much to write as to read), convolutions and long attention for arithmetic. And heads that were "
-    "given everything to look at mostly looked near: {nearer} of 8 nearer than chance.",
+    "given everything to look at mostly looked near: {nearer} of 8 nearer than an even spread.",
     promised=promised, seen=measured.median, crossover=crossover(512), off=off,
     peak=here.peak_flops / 1e9, beta=here.bandwidth / 1e9, slower=slower.median, nearer=nearer,
 )  # fmt: skip
@@ -1157,7 +1168,7 @@ say(
 # [Abnar and Zuidema, 2020](https://arxiv.org/abs/2005.00928), for what maps of several layers say together;
 # [Luo et al., 2016](https://arxiv.org/abs/1701.04128), for receptive fields that are smaller than they could be.
 #
-# **The next question.** A lower bound is a promise about what cannot be. How near do real kernels come, on which machine, and how do you know that the
+# **The next question.** A bound says what cannot be, as far as its count and its ceilings go. How near do real kernels come, on which machine, and how do you know that the
 # stopwatch tells the truth? That is chapter 5.
 #
 # Something wrong or unclear? [Report it](https://github.com/attn-course/attn-course/issues).

@@ -635,8 +635,8 @@ _STREAMING_ATTENTION = Answer(
                 "averaged, "
                 "as if every block held the same share of the weight.", _per_block(lambda o: o.mean(0))),
         Mistake("softmax-of-each-block-added", "Each block had a softmax of its own, and their outputs were added: "
-                "every "
-                "block then counts in full. The weights of a query add up to 1 over *all* its keys.", _per_block(lambda o: o.sum(0))),
+                "every block then counts in full. The weights of a query add up to 1 over *all* its keys.",
+                _per_block(lambda o: o.sum(0))),
         Mistake("divided-in-every-block", "The output was divided by the sum in every block. What was divided once is "
                 "divided again. When is the sum complete?", _divided_each_time(True), _divided_each_time(False)),
         Mistake("not-divided", "The division by the sum of the exponentials is missing.",
