@@ -363,6 +363,19 @@ def test_a_sample_is_the_mean_of_its_block_and_a_long_call_is_a_block_of_its_own
     assert samples == {"a": [(4 + 5 + 6 + 7) / 4], "b": [100.0]}
 
 
+def test_a_call_that_takes_ten_blocks_is_warmed_up_by_one_call_only(fake):
+    peers = {"long": fake.task("long", 10.0), "shorter": fake.task("shorter", 9.0)}
+    samples = measure(peers, warmup=0, rounds=3, clock=fake.clock, block_s=1.0)
+    assert samples == {"long": [10.0] * 3, "shorter": [9.0] * 3}
+    assert fake.log.count("long") == 1 + 3 * (1 + 1)
+    assert fake.log.count("shorter") == 1 + 3 * (2 + 1)
+
+
+def test_a_call_that_once_took_long_and_then_takes_no_time_ends_all_the_same(fake):
+    peer = fake.task("a", lambda call: 100.0 if call < 1 else 0.0)
+    assert measure({"a": peer}, warmup=0, rounds=2, clock=fake.clock, block_s=1.0)["a"] == [1e-9, 1e-9]
+
+
 def test_blocks_keep_the_threads_that_are_set(fake):
     before, seen = torch.get_num_threads(), set()
 

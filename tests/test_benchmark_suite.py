@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,6 +141,16 @@ def test_every_mechanism_that_has_a_price_beside_positions_is_in_every_preset_in
             assert held == complexity.mechanisms().keys() - positions
 
 
+def test_the_full_preset_has_the_cases_of_both_others_and_every_mechanism_at_several_sizes():
+    full = {case.name for case in cases("full")}
+    assert {case.name for case in cases("smoke")} <= full
+    assert {case.name for case in cases("course")} <= full
+    for mechanism in {case.mechanism for case in cases("full")}:
+        for mode in ("forward", "training"):
+            same = [case for case in cases("full") if (case.mechanism, case.mode) == (mechanism, mode)]
+            assert len({tuple(case.sizes.items()) for case in same}) >= 3, mechanism
+
+
 @pytest.mark.parametrize("preset", suite.PRESETS)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_names_tell_cases_apart_and_every_case_has_a_price(preset, device):
@@ -159,9 +170,54 @@ def test_training_is_predicted_as_training():
         next(case for case in cases("smoke") if case.mechanism == "cbam" and case.mode == mode)
         for mode in ("forward", "training")
     )
-    assert suite.predicted(training)["flops"] > suite.predicted(forward)["flops"]
-    for count in ("bytes_moved", "peak_bytes"):
+    for count in ("flops", "bytes_moved", "peak_bytes"):
         assert suite.predicted(training)[count] > suite.predicted(forward)[count]
+    price = complexity.cost("cbam", **training.sizes)
+    assert suite.predicted(training)["bytes_moved"] == price.bytes_moved_training
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        suite._case("transformer-block", suite._BLOCK, (3, 509, 64, 4, 128), "forward"),
+        suite._case("multi-head-attention", suite._TOKENS, (3, 509, 64, 4), "forward", note="with weights"),
+        suite._case(
+            "multi-head-attention", suite._TOKENS, (3, 509, 64, 4), "forward", note="without weights"
+        ),
+    ],
+    ids=lambda case: f"{case.mechanism} {case.note}",
+)
+def test_what_is_priced_is_what_is_run_with_the_maps_or_without(case, mode):
+    """A map here is 12 MiB: whether there is one decides the peak."""
+    case = replace(case, mode=mode)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seen = peak_bytes(case.build(case, torch.device("cpu")).calls[OURS])
+    finally:
+        torch.set_num_threads(threads)
+    assert suite.predicted(case)["peak_bytes"] == pytest.approx(seen, rel=0.15)
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+def test_a_case_in_bfloat16_is_run_in_bfloat16_by_all(mode):
+    for case in cases("smoke"):
+        if case.mode == mode:
+            case = replace(case, dtype="bfloat16")
+            found = case.build(case, torch.device("cpu"))
+            for name, call in found.calls.items():
+                assert {tensor.dtype for tensor in call()} == {torch.bfloat16}, (case.name, name)
+
+
+def test_a_share_is_of_the_product_in_the_same_dtype_or_unknown():
+    ceilings = {**CEILINGS, "matrix_product_bfloat16": {"flops_per_s": 8e9}}
+    price = {"flops": 2e9, "bytes_moved": 1e8}
+    assert suite._rates(price, 1.0, ceilings, "float32")["flops_share"] == 2
+    assert suite._rates(price, 1.0, ceilings, "bfloat16")["flops_share"] == 0.25
+    assert suite._rates(price, 1.0, CEILINGS, "bfloat16")["flops_share"] is None
+    assert suite._rates(price, 1.0, CEILINGS, "bfloat16")["bytes_share"] == 1
+    assert suite._rates(price, 1.0, None, "float32")["flops_share"] is None
 
 
 def test_gradients_are_part_of_what_is_compared_in_training():
@@ -238,7 +294,7 @@ def test_looking_for_timm_leaves_no_stand_in_behind(tmp_path, monkeypatch):
 
 
 def test_ceilings_are_rates_of_a_large_product_and_a_large_copy(monkeypatch):
-    seconds = {"product": [3.0, 2.0, 4.0], "copy": [0.5, 0.25, 1.0]}
+    seconds = {"float32": [3.0, 2.0, 4.0], "copy": [0.5, 0.25, 1.0]}
     monkeypatch.setattr(suite, "measure", lambda peers, **options: seconds)
     found = ceilings("cpu")
     n, copied = found["matrix_product"]["n"], found["copy"]["bytes"]

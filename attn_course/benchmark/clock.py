@@ -50,8 +50,9 @@ def measure(
         device: where the peers run. On a GPU a sample is the time between two events on the device.
         clock: returns seconds; the machine's own unless given.
         block_s: a sample is the mean of as many calls as fit into this time, at least one, after two that warm the
-            caches again which the peer before has filled: `torch.utils.benchmark.Timer`, with torch's threads as
-            they are set. On a GPU, the calls between two events.
+            caches again which the peer before has filled (one, if a call takes ten times `block_s`):
+            `torch.utils.benchmark.Timer`, with torch's threads as they are set. On a GPU, the calls between two
+            events.
         least: rounds that are made however long they take.
 
     Returns:
@@ -91,6 +92,9 @@ def measure(
     return samples
 
 
+_LONG = 10
+
+
 class _Block:
     """Several calls of a function as one sample."""
 
@@ -103,6 +107,7 @@ class _Block:
     ) -> None:
         once = _timer(device, clock)(fn)
         self.number = max(1, min(10_000, int(block_s / once))) if once > 0 else 1
+        self._long = once >= _LONG * block_s
         self._repeated = partial(_repeat, fn, self.number)
         self._events = _timer(device, clock) if device.type != "cpu" else None
         self._timer = Timer(
@@ -113,6 +118,8 @@ class _Block:
         """Seconds of one call, the mean of a block."""
         if self._events is not None:
             return self._events(self._repeated) / self.number
+        if self._long:  # one call before the one that counts; `timeit` makes two
+            return self._timer.blocked_autorange(min_run_time=0).mean
         return self._timer.timeit(self.number).mean
 
 

@@ -131,9 +131,9 @@ def _decoding(case: Case, device: torch.device) -> Peers:
 
 def _block(case: Case, device: torch.device) -> Peers:
     d_model, num_heads, d_ff = (case.sizes[key] for key in ("d_model", "num_heads", "d_ff"))
-    ours = TransformerBlock(d_model, num_heads, d_ff, dropout=0.0).to(device)
+    ours = TransformerBlock(d_model, num_heads, d_ff, dropout=0.0).to(device, _dtype(case))
     usual = _copy(textbook.TransformerBlock(d_model, num_heads, d_ff, dropout=0.0), ours)
-    x = torch.randn(case.sizes["batch"], case.sizes["n"], d_model, device=device)
+    x = torch.randn(case.sizes["batch"], case.sizes["n"], d_model, device=device, dtype=_dtype(case))
     calls = {TEXTBOOK: lambda x: usual(x)[0], OURS: lambda x: ours(x, need_weights=False)[0]}
     return _module_peers(case, (x,), [ours, usual], calls)
 
@@ -207,7 +207,7 @@ def _gate_of_textbook(ours: Callable[..., nn.Module], usual: Callable[..., nn.Mo
 
     def peers(case: Case, device: torch.device) -> Peers:
         x = _feature_map(case, device)
-        mine = (ours(x.shape[1]) if on_input else ours()).to(device)
+        mine = (ours(x.shape[1]) if on_input else ours()).to(device, x.dtype)
         theirs = _copy(usual(x.shape[1]) if on_input else usual(), mine)
         return _module_peers(case, (x,), [mine, theirs], {TEXTBOOK: theirs, OURS: mine})
 
@@ -216,7 +216,7 @@ def _gate_of_textbook(ours: Callable[..., nn.Module], usual: Callable[..., nn.Mo
 
 def _cbam(case: Case, device: torch.device) -> Peers:
     x = _feature_map(case, device)
-    ours = cnn.CBAM(x.shape[1]).to(device)
+    ours = cnn.CBAM(x.shape[1]).to(device, x.dtype)
     usual = _copy(textbook.CBAM(x.shape[1]), ours)
     return _module_peers(
         case,
@@ -232,7 +232,7 @@ def _channel_gate(kind: type[nn.Module]) -> Any:
 
     def peers(case: Case, device: torch.device) -> Peers:
         x = _feature_map(case, device)
-        ours: Any = kind(x.shape[1]).to(device)
+        ours: Any = kind(x.shape[1]).to(device, x.dtype)
 
         def plain(x: Tensor) -> Tensor:
             mean = F.adaptive_avg_pool2d(x, 1).flatten(1)
@@ -248,7 +248,7 @@ def _channel_gate(kind: type[nn.Module]) -> Any:
 
 def _self_attention_2d(case: Case, device: torch.device) -> Peers:
     x = _feature_map(case, device)
-    ours = cnn.SelfAttention2D(x.shape[1]).to(device)
+    ours = cnn.SelfAttention2D(x.shape[1]).to(device, x.dtype)
     nn.init.constant_(ours.gamma, 0.5)  # at its start, 0, the mechanism is the identity
     usual = _copy(textbook.SelfAttention2D(x.shape[1]), ours)
     return _module_peers(case, (x,), [ours, usual], {TEXTBOOK: usual, OURS: ours})
@@ -258,9 +258,8 @@ def _convolution(case: Case, device: torch.device) -> Peers:
     """torch's convolution, and the same as one matrix product of unfolded patches."""
     sizes = case.sizes
     kernel = sizes["kernel_size"]
-    theirs: Any = nn.Conv2d(sizes["in_channels"], sizes["out_channels"], kernel, padding=kernel // 2).to(
-        device
-    )
+    theirs: Any = nn.Conv2d(sizes["in_channels"], sizes["out_channels"], kernel, padding=kernel // 2)
+    theirs = theirs.to(device, _dtype(case))
     x = torch.randn(
         sizes["batch"],
         sizes["in_channels"],
@@ -280,7 +279,7 @@ def _convolution(case: Case, device: torch.device) -> Peers:
 
 def _attention_cnn(case: Case, device: torch.device) -> Peers:
     x = _feature_map(case, device, channels=3)
-    ours = cnn.AttentionCNN().to(device)
+    ours = cnn.AttentionCNN().to(device, x.dtype)
     usual = _copy(textbook.AttentionCNN(), ours)
     return _module_peers(case, (x,), [ours, usual], {TEXTBOOK: usual, OURS: ours})
 
@@ -288,7 +287,7 @@ def _attention_cnn(case: Case, device: torch.device) -> Peers:
 def _hybrid(case: Case, device: torch.device) -> Peers:
     x = _feature_map(case, device)
     shape = (x.shape[1], x.shape[2], x.shape[3])
-    ours = HybridAttentionModel(shape, case.sizes["num_classes"], positions=False).to(device)
+    ours = HybridAttentionModel(shape, case.sizes["num_classes"], positions=False).to(device, x.dtype)
     usual = _copy(textbook.create_hybrid_model(shape, case.sizes["num_classes"]), ours)
     for module in (*ours.modules(), *usual.modules()):
         if isinstance(module, nn.Dropout):
@@ -374,7 +373,7 @@ def _timm_cbam(ours: cnn.CBAM, x: tuple[Tensor, ...]) -> tuple[Callable[..., Ten
     theirs.channel.fc1.weight.data = first.reshape(theirs.channel.fc1.weight.shape).clone()
     theirs.channel.fc2.weight.data = second.reshape(theirs.channel.fc2.weight.shape).clone()
     theirs.spatial.conv.conv.weight.data = ours.spatial_attention.conv.weight.data.clone()
-    theirs = theirs.to(x[0].device)
+    theirs = theirs.to(x[0].device, x[0].dtype)
     return theirs, [theirs]
 
 
@@ -387,7 +386,7 @@ def _timm_attention(
     theirs.qkv.weight.data = torch.cat([w.weight.data for w in projections])
     theirs.qkv.bias.data = torch.cat([w.bias.data for w in projections])
     theirs.proj.load_state_dict(ours.w_o.state_dict())
-    theirs = theirs.to(x[0].device)
+    theirs = theirs.to(x[0].device, x[0].dtype)
     return theirs, [theirs]
 
 
@@ -431,7 +430,11 @@ def _flex_attention(
 
 
 def _compiled(module: Any, x: tuple[Tensor, ...]) -> tuple[Callable[..., Tensor], list[nn.Module]]:
-    """`torch.compile` of it. On a CPU that takes a C++ compiler; its first call shows whether one is there."""
+    """`torch.compile` of it. On a CPU that takes a C++ compiler; its first call shows whether one is there.
+
+    From nothing: what is compiled for other sizes counts, and behind the eighth torch would silently run it as it is.
+    """
+    torch.compiler.reset()
     return torch.compile(module, dynamic=False), []
 
 
