@@ -76,7 +76,8 @@ assert small < large
 for (n, d), ratio in speedup.items():
     print(f'{n} tokens of width {d}, CBAM on 56 x 56: "speedup" {ratio:.2f}')
 
-# %% tags=["remove-input"]
+# %% tags=["remove-input", "nbval-ignore-output"]
+assert small < large
 glue("wish_large", f"{large:.1f}")
 glue("wish_small", f"{small:.2f}")
 say(
@@ -366,7 +367,8 @@ control = benchmark.ratio(samples["fused (control)"], samples["fused"])
 assert 0.2 < control.median < 5
 print(f"naive / fused: {honest}, control {control}")
 
-# %% tags=["remove-input"]
+# %% tags=["remove-input", "nbval-ignore-output"]
+assert honest.low <= honest.median <= honest.high
 told = honest.low > max(1, control.high) or honest.high < min(1, control.low)
 glue("honest_ratio", str(honest))
 glue("honest_control", str(control))
@@ -757,7 +759,8 @@ assert all(found.median > 0 for found in to_fused.values())
 for name, found in to_fused.items():
     print(f"{name:16} / fused: {found}")
 
-# %% tags=["remove-input"]
+# %% tags=["remove-input", "nbval-ignore-output"]
+assert to_fused["stream"].low <= to_fused["stream"].high
 glue("stream_time", str(to_fused["stream"]))
 say(
     "At 1,024 tokens your stream takes {stream} times as long as the fused kernel, and the naive form {naive} (control {control}). An algorithm is an idea; a kernel is an idea "
@@ -920,7 +923,8 @@ rate = 2 * 8 * 28 * 28 * kernel.numel() / 1e9
 for name, taken in samples.items():
     print(f"{name:16} {rate / benchmark.summary(taken)['median_s']:6.0f} GFLOP/s")
 
-# %% tags=["remove-input"]
+# %% tags=["remove-input", "nbval-ignore-output"]
+assert trick.low <= trick.median <= trick.high
 glue("convolution_trick", str(trick))
 by_pages = [table.loc[table["gain"].idxmax()] for table in pages.values()]
 text = "".join(

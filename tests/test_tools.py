@@ -303,8 +303,8 @@ def make(*arguments, cwd=ROOT, **variables):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 
 
-COMMANDS = ["env", "book", "serve", "test", "notebooks", "test-gpu", "lab", "experiments", "set-repository",
-            "constraints"]  # fmt: skip
+COMMANDS = ["env", "book", "serve", "test", "notebooks", "test-gpu", "lab", "experiments", "bench",
+            "set-repository", "constraints"]  # fmt: skip
 
 
 def test_make_help_lists_every_command_with_a_line():
