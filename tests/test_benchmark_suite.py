@@ -247,6 +247,15 @@ def test_compiling_peers_stay_out_of_the_preset_that_is_to_be_short():
     assert "compiling takes longer" in absent[peers.COMPILED]
 
 
+def test_a_peer_is_compiled_from_nothing_as_torch_gives_up_after_eight_sizes(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: done.append("reset"))
+    monkeypatch.setattr(torch, "compile", lambda module, **_: done.append("compile") or module)
+    case = replace(next(case for case in cases("smoke") if case.mechanism == "cbam"), compiled=True)
+    assert peers.COMPILED in case.build(case, torch.device("cpu")).calls
+    assert done == ["reset", "compile"]
+
+
 # --- guests ------------------------------------------------------------------------------------------------
 
 
