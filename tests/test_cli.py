@@ -151,7 +151,9 @@ def test_ctrl_c_in_a_terminal_ends_the_command_and_the_same_command_goes_on(tmp_
     """With the real thing: a command in a process of its own, and its worker in another."""
     out, log = tmp_path / "a.json", tmp_path / "log"
     code = (
-        "import sys\nfrom functools import partial\nfrom attn_course import benchmark, cli\n"
+        "import signal\nimport sys\nfrom functools import partial\nfrom attn_course import benchmark, cli\n"
+        # As in a terminal: whoever is started in the background inherits that Ctrl-C is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from attn_course.benchmark import memory, record\nfrom tests import fake_suite\n"
         "benchmark.suite = fake_suite\n"
         "record.run = partial(record.run, suite='tests.fake_suite')\nsys.exit(cli.main())"
@@ -166,7 +168,10 @@ def test_ctrl_c_in_a_terminal_ends_the_command_and_the_same_command_goes_on(tmp_
             assert time.monotonic() < until and command.poll() is None
             time.sleep(0.05)
         command.send_signal(signal.SIGINT)
-        said = command.communicate(timeout=60)[1]
+        try:
+            said = command.communicate(timeout=60)[1]
+        finally:
+            command.kill()
     assert command.returncode == 130
     assert "Traceback" not in said and f"attn-course {' '.join(argv)} --resume" in said
     child = int(log.read_text().split()[0])
