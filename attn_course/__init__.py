@@ -51,6 +51,7 @@ _HOME = {
     "attention_on_mask": "analysis",
     "attention_rollout": "analysis",
     "receptive_field": "analysis",
+    "tokens_over_image": "analysis",
     "PerformanceBenchmark": "benchmark",
     "memory_comparison": "benchmark",
     "AttentionSelector": "selection",

@@ -19,6 +19,7 @@ __all__ = [
     "attention_rollout",
     "mean_attention_distance",
     "receptive_field",
+    "tokens_over_image",
 ]
 
 
@@ -220,6 +221,35 @@ def attention_agreement(a: Tensor, b: Tensor) -> dict[str, Tensor]:
         "correlation": (centred[0] * centred[1]).sum(dim=-1) / spread,  # of a constant row, 0 / 0
     }
     return {name: value.to(torch.promote_types(a.dtype, b.dtype)) for name, value in found.items()}
+
+
+def tokens_over_image(values: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Lay what belongs to the cells of an image, such as the weights of one query, over its pixels.
+
+    Pixel `(y, x)` takes the value of the cell that its middle lies in.
+
+    Args:
+        values: `(…, rows · columns)`, row by row.
+        grid: `(rows, columns)`.
+        size: `(H, W)` of the image.
+
+    Returns:
+        `(…, H, W)`.
+
+    Raises:
+        ValueError: for another number of values than cells, or a grid or a size that is not two numbers of at least 1.
+    """
+    for name, pair in (("grid", grid), ("size", size)):
+        if len(pair) != 2 or min(pair) < 1:
+            raise ValueError(f"{name} must be two numbers of at least 1, got {tuple(pair)}")
+    rows, columns = grid
+    if values.ndim < 1 or values.shape[-1] != rows * columns:
+        raise ValueError(f"values must be (…, {rows} · {columns} = {rows * columns}), got {tuple(values.shape)}")
+    row, column = (
+        torch.div((2 * torch.arange(pixels, device=values.device) + 1) * cells, 2 * pixels, rounding_mode="floor")
+        for pixels, cells in zip(size, grid, strict=True)
+    )
+    return values[..., row[:, None] * columns + column]
 
 
 def attention_on_mask(weights: Tensor, masks: Tensor) -> dict[str, Tensor]:

@@ -14,9 +14,9 @@ __all__ = ["HybridAttentionModel", "create_hybrid_model", "transformer_cnn_hybri
 
 
 class HybridAttentionModel(nn.Module):
-    """Convolutions with attention make a feature map; its 8 × 8 cells are the tokens of a transformer.
+    """Convolutions with attention make a feature map; its cells are the tokens of a transformer.
 
-    image → convolutions with CBAM and SelfAttention2D → 8 × 8 cells → + positions → 3 transformer blocks
+    image → convolutions with CBAM and SelfAttention2D → `grid` of cells → + positions → transformer blocks
     → mean over the tokens → one linear layer.
 
     Args:
@@ -25,16 +25,29 @@ class HybridAttentionModel(nn.Module):
         positions: a learned vector for each cell. Without them the transformer cannot tell the cells apart by
             their place: shuffled tokens give the same logits. A complete `state_dict` without positions loads
             as zeros, so that a model trained without them gives the results it gave.
+        width: of a token, `d_model`; the convolutions have `width / 4`, `width / 2` and `width` channels, the
+            feed-forward networks `4·width` hidden units.
+        depth: number of transformer blocks.
+        num_heads: heads of each block.
+        grid: `(rows, columns)` of cells; one number for as many of both.
+        dropout: in the transformer blocks, while training.
 
     Raises:
-        ValueError: for an `input_shape` that is not three numbers, or numbers that are too small.
+        ValueError: for an `input_shape` that is not three numbers, numbers that are too small, or a `width` that
+            4 or `num_heads` does not divide.
     """
 
-    embed_dim = 256
-    grid = 8
-
     def __init__(
-        self, input_shape: tuple[int, int, int], num_classes: int, *, positions: bool = True
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        positions: bool = True,
+        width: int = 256,
+        depth: int = 3,
+        num_heads: int = 8,
+        grid: int | tuple[int, int] = 8,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or input_shape[0] < 1 or min(input_shape[1:]) < 4:
@@ -42,26 +55,39 @@ class HybridAttentionModel(nn.Module):
                 f"input_shape must be (C, H, W) with C ≥ 1 and H, W ≥ 4 (two poolings halve them), "
                 f"got {tuple(input_shape)}"
             )
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        for name, value in (("num_classes", num_classes), ("depth", depth), ("num_heads", num_heads)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if width < 4 or width % 4 or width % num_heads:
+            raise ValueError(
+                f"4 (for the convolutions) and num_heads must divide width, got width = {width} and "
+                f"num_heads = {num_heads}"
+            )
+        cells = (grid, grid) if isinstance(grid, int) else tuple(grid)
+        if len(cells) != 2 or min(cells) < 1:
+            raise ValueError(f"grid must be (rows, columns), both at least 1, or one number, got {grid!r}")
         self.in_channels = input_shape[0]
+        self.embed_dim = width
+        self.grid = cells
         self.cnn_backbone = nn.Sequential(
-            nn.Conv2d(self.in_channels, 64, 3, padding=1),
+            nn.Conv2d(self.in_channels, width // 4, 3, padding=1),
             nn.ReLU(),
-            CBAM(64),
+            CBAM(width // 4),
             nn.MaxPool2d(2),
-            nn.Conv2d(64, 128, 3, padding=1),
+            nn.Conv2d(width // 4, width // 2, 3, padding=1),
             nn.ReLU(),
-            CBAM(128),
+            CBAM(width // 2),
             nn.MaxPool2d(2),
-            nn.Conv2d(128, self.embed_dim, 3, padding=1),
+            nn.Conv2d(width // 2, width, 3, padding=1),
             nn.ReLU(),
-            SelfAttention2D(self.embed_dim),
+            SelfAttention2D(width),
         )
-        self.flatten = nn.AdaptiveAvgPool2d(self.grid)
-        self.transformer = nn.Sequential(*[TransformerBlock(self.embed_dim, 8, 1024) for _ in range(3)])
-        self.classifier = nn.Linear(self.embed_dim, num_classes)
-        self.positions = nn.Parameter(torch.empty(1, self.grid**2, self.embed_dim)) if positions else None
+        self.flatten = nn.AdaptiveAvgPool2d(cells)
+        blocks = [TransformerBlock(width, num_heads, 4 * width, dropout) for _ in range(depth)]
+        self.transformer = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(width, num_classes)
+        places = cells[0] * cells[1]
+        self.positions = nn.Parameter(torch.empty(1, places, width)) if positions else None
         if self.positions is not None:
             nn.init.trunc_normal_(self.positions, std=0.02)
 
@@ -69,35 +95,51 @@ class HybridAttentionModel(nn.Module):
         """Return the logits `(B, num_classes)` of images `(B, C, H, W)`, `H` and `W` of at least 4.
 
         With `need_weights=True` return `(logits, weights)`: a dictionary of what `cbam1`, `cbam2` and
-        `self_attention` return as weights, and under `blocks` a list of the transformer's, `(B, h, 64, 64)` each.
+        `self_attention` return as weights, and under `blocks` a list of the transformer's, `(B, h, n, n)` each, with
+        `n = rows · columns`.
 
         Raises:
             ValueError: for another rank or number of channels, or an image that is too small.
+        """
+        x, weights = self.tokens(x, need_weights=True) if need_weights else (self.tokens(x), None)
+        logits = self.classifier(x.mean(dim=1))
+        return (logits, weights) if need_weights else logits
+
+    def tokens(self, x: Tensor, *, need_weights: bool = False) -> Any:
+        """Return what the transformer makes of the cells, row by row: `(B, rows · columns, width)`.
+
+        For answers that belong to a place, one for each token. Weights and errors as in `forward`.
+        """
+        x, weights = self.feature_map(x, need_weights=True) if need_weights else (self.feature_map(x), {})
+        x = self.flatten(x)
+        x = x.flatten(2).transpose(1, 2)  # (B, width, rows, columns) → (B, n, width), row by row
+        if self.positions is not None:
+            x = x + self.positions
+        weights["blocks"] = []
+        for block in self.transformer:
+            x, block_weights = block(x, need_weights=need_weights)
+            weights["blocks"].append(block_weights)
+        return (x, weights) if need_weights else x
+
+    def feature_map(self, x: Tensor, *, need_weights: bool = False) -> Any:
+        """Return what the convolutions make of images: `(B, width, H // 4, W // 4)`.
+
+        Weights (those of `cbam1`, `cbam2` and `self_attention`) and errors as in `forward`.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] < 4 or x.shape[3] < 4:
             raise ValueError(
                 f"x must have the shape (B, C = {self.in_channels}, H ≥ 4, W ≥ 4), got {tuple(x.shape)}"
             )
+        if not need_weights:
+            return self.cnn_backbone(x)
         weights: dict[str, Any] = {}
-        if need_weights:
-            names = iter(("cbam1", "cbam2", "self_attention"))
-            for layer in self.cnn_backbone:
-                if isinstance(layer, (CBAM, SelfAttention2D)):
-                    x, weights[next(names)] = layer(x, need_weights=True)
-                else:
-                    x = layer(x)
-        else:
-            x = self.cnn_backbone(x)
-        x = self.flatten(x)
-        x = x.flatten(2).transpose(1, 2)  # (B, 256, 8, 8) → (B, 64, 256), row by row
-        if self.positions is not None:
-            x = x + self.positions
-        maps = []
-        for block in self.transformer:
-            x, block_weights = block(x, need_weights=need_weights)
-            maps.append(block_weights)
-        logits = self.classifier(x.mean(dim=1))
-        return (logits, {**weights, "blocks": maps}) if need_weights else logits
+        names = iter(("cbam1", "cbam2", "self_attention"))
+        for layer in self.cnn_backbone:
+            if isinstance(layer, (CBAM, SelfAttention2D)):
+                x, weights[next(names)] = layer(x, need_weights=True)
+            else:
+                x = layer(x)
+        return x, weights
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if self.positions is not None and prefix + "positions" not in state_dict:
@@ -110,10 +152,10 @@ class HybridAttentionModel(nn.Module):
 
 
 def create_hybrid_model(
-    input_shape: tuple[int, int, int], num_classes: int, *, positions: bool = True
+    input_shape: tuple[int, int, int], num_classes: int, **options: Any
 ) -> HybridAttentionModel:
-    """Make a `HybridAttentionModel`."""
-    return HybridAttentionModel(input_shape, num_classes, positions=positions)
+    """Make a `HybridAttentionModel`, which says what the options are."""
+    return HybridAttentionModel(input_shape, num_classes, **options)
 
 
 transformer_cnn_hybrid = create_hybrid_model

@@ -479,10 +479,15 @@ def predicted_and_measured_ratios(
 
 
 def heads_by_entropy_and_distance(heads: Any, blind: tuple[float, float], title: str) -> Figure:
-    """Columns ``entropy`` and ``distance`` of ``heads``, a colour for each ``layer``; a cross for a uniform head."""
+    """Columns ``entropy`` and ``distance`` of ``heads``, a colour for each ``layer``, the ``head``'s number in its dot.
+
+    A cross stands for a uniform head.
+    """
     figure, axis = plt.subplots()
     palette = dict(zip(sorted(heads["layer"].unique()), ("#0072B2", "#D55E00", "#009E73"), strict=False))
-    sns.scatterplot(heads, x="entropy", y="distance", hue="layer", palette=palette, s=70, ax=axis)
+    sns.scatterplot(heads, x="entropy", y="distance", hue="layer", palette=palette, s=150, ax=axis)
+    for head in heads.itertuples():
+        axis.annotate(str(head.head), (head.entropy, head.distance), color="white", fontsize=8, ha="center", va="center")
     axis.plot(*blind, "x", color="black", markersize=9, markeredgewidth=2)
     axis.annotate("all of the past alike", blind, (-10, 0), textcoords="offset points", ha="right", va="center")
     axis.set(xlabel="entropy (nats)", ylabel="distance (places)", title=title)

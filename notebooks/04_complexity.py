@@ -952,7 +952,7 @@ reader = load_model("language-model", chapter1.CharacterModel()).eval()
 with torch.no_grad():
     _, maps = reader(inputs, need_weights=True)
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-decided-and-near", "caption": "The eight heads of the recorded language model (seed 0): mean entropy of a query and mean attention distance, over 64 pieces of the test text. The cross is a head that looks at all of its past alike."}, "image": {"alt": "A scatter plot of eight dots, four for each layer, and a cross. Most dots lie below and left of the cross: they are more decided and look nearer."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-decided-and-near", "caption": "The eight heads of the recorded language model (seed 0): mean entropy of a query and mean attention distance, over 64 pieces of the test text. The number in a dot is the head's. The cross is a head that looks at all of its past alike."}, "image": {"alt": "A scatter plot of eight dots, four for each layer, and a cross. Most dots lie below and left of the cross: they are more decided and look nearer."}}
 heads = pd.DataFrame(
     {
         "layer": number + 1,

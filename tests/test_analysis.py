@@ -17,6 +17,7 @@ from attn_course import (
     mean_attention_distance,
     receptive_field,
     textbook,
+    tokens_over_image,
 )
 
 WIDE = [torch.float64, torch.float32]
@@ -605,3 +606,30 @@ def test_agreement_broadcasts_and_works_in_float64_inside():
 def test_maps_that_cannot_be_compared_are_refused_with_their_numbers(a, b, message):
     with pytest.raises(ValueError, match=message):
         attention_agreement(a, b)
+
+
+# --- cells laid over an image
+
+
+def test_each_pixel_takes_the_value_of_the_cell_that_its_middle_lies_in():
+    values = torch.arange(6.0).expand(2, 3, 6)  # 2 rows, 3 columns
+    laid = tokens_over_image(values, (2, 3), (4, 6))
+    assert laid.shape == (2, 3, 4, 6)
+    assert laid[1, 2].tolist() == 2 * [[0, 0, 1, 1, 2, 2]] + 2 * [[3, 3, 4, 4, 5, 5]]
+
+
+def test_cells_that_do_not_divide_the_image_are_laid_as_nearest_neighbours():
+    values = torch.randn(5, 35)
+    laid = tokens_over_image(values, (5, 7), (17, 11))
+    expected = torch.nn.functional.interpolate(values.view(1, 5, 5, 7), size=(17, 11), mode="nearest-exact")
+    assert torch.equal(laid, expected[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid", "size", "says"),
+    [((2, 7), (2, 3), (4, 4), r"2 · 3 = 6\), got \(2, 7\)"), ((6,), (2, 3, 1), (4, 4), r"\(2, 3, 1\)"),
+     ((6,), (2, 3), (0, 4), r"\(0, 4\)")],
+)  # fmt: skip
+def test_cells_that_do_not_fit_are_a_value_error_with_the_numbers(shape, grid, size, says):
+    with pytest.raises(ValueError, match=says):
+        tokens_over_image(torch.zeros(shape), grid, size)

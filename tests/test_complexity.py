@@ -94,8 +94,15 @@ def network(batch, height, width, num_classes=10):
     return AttentionCNN(num_classes), (meta(batch, 3, height, width),)
 
 
-def hybrid(batch, channels, height, width, num_classes, positions=True):
-    module = HybridAttentionModel((channels, height, width), num_classes, positions=positions)
+def hybrid(batch, channels, height, width, num_classes, **sizes):
+    options = {
+        "positions": sizes.get("positions", True),
+        "width": sizes.get("embed_dim", 256),
+        "depth": sizes.get("depth", 3),
+        "num_heads": sizes.get("num_heads", 8),
+        "grid": (sizes.get("grid_height", 8), sizes.get("grid_width", 8)),
+    }
+    module = HybridAttentionModel((channels, height, width), num_classes, **options)
     return module, (meta(batch, channels, height, width),)
 
 
@@ -180,6 +187,11 @@ MODULES = {
             width=st.integers(4, 40),
             num_classes=small,
             positions=st.booleans(),
+            embed_dim=st.sampled_from([12, 24, 256]),
+            depth=st.integers(1, 3),
+            num_heads=st.sampled_from([1, 2, 4]),
+            grid_height=st.integers(1, 9),
+            grid_width=st.integers(1, 9),
         ),
         hybrid,
     ),
@@ -532,6 +544,8 @@ PEAKS = {
     "hybrid": [
         *({**sizes, "num_classes": 10} for sizes in image_sizes((3, 3, 31, 33), (1, 5, 150, 130))),
         {**image_sizes((1, 3, 224, 224))[0], "num_classes": 7, "positions": False},
+        {**image_sizes((61, 1, 40, 56))[0], "num_classes": 7, "embed_dim": 64, "depth": 2, "num_heads": 4,
+         "grid_height": 5, "grid_width": 7},
     ],
     "sliding-window-attention": image_sizes(
         (1, 8, 4096, 64, 128),

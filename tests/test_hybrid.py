@@ -157,6 +157,45 @@ def test_the_maps_of_every_attention_come_out_and_the_logits_stay(model):
     assert not torch.equal(weights["blocks"][0], weights["blocks"][1])
 
 
+def test_width_depth_heads_and_grid_are_those_asked_for():
+    model = HybridAttentionModel((1, 8, 48), CLASSES, width=24, depth=2, num_heads=3, grid=(2, 5)).eval()
+    images = torch.randn(B, 1, 8, 48)
+    logits, weights = model(images, need_weights=True)
+    assert logits.shape == (B, CLASSES) and model.positions.shape == (1, 10, 24)
+    assert [w.shape for w in weights["blocks"]] == 2 * [(B, 3, 10, 10)]
+    channels = [layer.out_channels for layer in model.cnn_backbone if isinstance(layer, torch.nn.Conv2d)]
+    assert channels == [6, 12, 24] and model.transformer[0].feed_forward[0].out_features == 96
+    square = HybridAttentionModel((1, 8, 48), CLASSES, width=24, grid=3)
+    assert square.grid == (3, 3) and square.positions.shape == (1, 9, 24)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
+    program = torch.export.export(model, (images,))
+    torch.testing.assert_close(program.module()(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_is_the_one_asked_for():
+    model = HybridAttentionModel(SHAPE, CLASSES, width=8, depth=1, dropout=0.0).train()
+    images = torch.randn(B, *SHAPE)
+    assert torch.equal(model(images), model(images))
+    usual = HybridAttentionModel(SHAPE, CLASSES, width=8, depth=1).train()
+    assert not torch.equal(usual(images), usual(images))
+
+
+def test_logits_come_from_the_mean_of_the_tokens_and_tokens_from_the_feature_map():
+    model = HybridAttentionModel(SHAPE, CLASSES, width=16, depth=2, num_heads=2, grid=(3, 2)).eval()
+    images = torch.randn(B, *SHAPE)
+    tokens, feature_map = model.tokens(images), model.feature_map(images)
+    assert tokens.shape == (B, 6, 16) and feature_map.shape == (B, 16, HEIGHT // 4, WIDTH // 4)
+    torch.testing.assert_close(model.classifier(tokens.mean(dim=1)), model(images))
+    x = torch.nn.functional.adaptive_avg_pool2d(feature_map, (3, 2)).flatten(2).mT + model.positions
+    for block in model.transformer:
+        x = block(x)[0]
+    torch.testing.assert_close(x, tokens)
+    again, weights = model.tokens(images, need_weights=True)
+    torch.testing.assert_close(again, tokens, atol=1e-5, rtol=1e-5)
+    assert list(weights) == ["cbam1", "cbam2", "self_attention", "blocks"]
+    assert list(model.feature_map(images, need_weights=True)[1]) == ["cbam1", "cbam2", "self_attention"]
+
+
 def test_images_of_a_batch_do_not_meet(model):
     images = torch.randn(B, *SHAPE)
     together = model(images)
@@ -199,6 +238,12 @@ def test_exports_with_a_dynamic_batch_and_compiles(model):
         (lambda: HybridAttentionModel((C, HEIGHT), CLASSES), r"\(3, 19\)"),
         (lambda: HybridAttentionModel((0, HEIGHT, WIDTH), CLASSES), r"\(0, 19, 23\)"),
         (lambda: HybridAttentionModel((C, 3, WIDTH), CLASSES), r"\(3, 3, 23\)"),
+        (lambda: HybridAttentionModel(SHAPE, CLASSES, width=30), "width = 30 and num_heads = 8"),
+        (lambda: HybridAttentionModel(SHAPE, CLASSES, width=36), "width = 36 and num_heads = 8"),
+        (lambda: HybridAttentionModel(SHAPE, CLASSES, depth=0), "depth must be at least 1, got 0"),
+        (lambda: HybridAttentionModel(SHAPE, CLASSES, num_heads=0), "num_heads must be at least 1, got 0"),
+        (lambda: HybridAttentionModel(SHAPE, CLASSES, grid=(3, 0)), r"got \(3, 0\)"),
+        (lambda: HybridAttentionModel(SHAPE, CLASSES, grid=(3, 2, 1)), r"got \(3, 2, 1\)"),
         (lambda: HybridAttentionModel(SHAPE, 0), "num_classes must be at least 1, got 0"),
         (lambda: HybridAttentionModel(SHAPE, CLASSES)(torch.zeros(SHAPE)), r"\(3, 19, 23\)"),
         (

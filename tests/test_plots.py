@@ -266,11 +266,13 @@ def test_measured_ratios_stand_with_their_interval_on_the_predicted_bars():
 
 
 def test_heads_are_placed_by_entropy_and_distance_with_the_uniform_head_as_a_cross():
-    heads = pd.DataFrame({"layer": [1, 2], "entropy": [0.5, 1.5], "distance": [3.0, 7.0]})
+    heads = pd.DataFrame({"layer": [1, 2], "head": [3, 5], "entropy": [0.5, 1.5], "distance": [3.0, 7.0]})
     (axis,) = plots.heads_by_entropy_and_distance(heads, (3.2, 21.0), "t").axes
     assert axis.collections[0].get_offsets().tolist() == [[0.5, 3.0], [1.5, 7.0]]
     assert tuple(axis.lines[-1].get_xydata()[0]) == (3.2, 21.0)
     assert axis.get_xlim()[0] == axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > 21
+    numbers = {text.get_text(): text.xy for text in axis.texts}
+    assert numbers["3"] == (0.5, 3.0) and numbers["5"] == (1.5, 7.0)
 
 
 def test_readings_stand_in_milliseconds_one_below_the_other_beside_the_truth():

@@ -310,7 +310,12 @@ def attention_cnn(
 # --- What networks are put together from --------------------------------------------------------------------
 
 
-def backbone_parts(image: Image, dtype: str) -> tuple[dict[str, Cost | tuple[int, int]], tuple[int, int]]:
+BACKBONE = (64, 128, 256)  # channels of AttentionCNN's three stages
+
+
+def backbone_parts(
+    image: Image, dtype: str, widths: tuple[int, int, int] = BACKBONE
+) -> tuple[dict[str, Cost | tuple[int, int]], tuple[int, int]]:
     """The layers that `AttentionCNN` and `HybridAttentionModel` share, and the size of the map that they give.
 
     `conv → 64, CBAM, /2, conv → 128, CBAM, /2, conv → 256, self-attention`; a pair is an elementwise step:
@@ -318,7 +323,7 @@ def backbone_parts(image: Image, dtype: str) -> tuple[dict[str, Cost | tuple[int
     """
     batch, channels, height, width = image
     parts: dict[str, Cost | tuple[int, int]] = {}
-    for layer, made in enumerate((64, 128, 256), start=1):
+    for layer, made in enumerate(widths, start=1):
         parts[f"conv{layer}"] = convolution(
             batch=batch,
             in_channels=channels,
@@ -517,14 +522,16 @@ def _piece(batch: int, n: int, itemsize: int) -> tuple[int, int]:
     return -(-batch // -(-batch // images)), -(-n // -(-n // rows))
 
 
-def backbone_steps(memory: Memory, x: Table, image: Image) -> Table:
+def backbone_steps(
+    memory: Memory, x: Table, image: Image, widths: tuple[int, int, int] = BACKBONE
+) -> Table:
     """The layers of `backbone_parts`."""
     batch, channels, height, width = image
-    for made in (64, 128, 256):
+    for stage, made in enumerate(widths, start=1):
         x = memory.convolution(x, batch, (channels, made), (height, width), 3)
         x = memory.from_output(x)
         channels = made
-        if made < 256:
+        if stage < 3:
             x = cbam_steps(memory, x, (batch, channels, height, width))
             height, width = height // 2, width // 2
             x = memory.max_pool(x, batch * channels * height * width)

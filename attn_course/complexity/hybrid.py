@@ -9,8 +9,6 @@ from .core import Cost, in_bytes
 from .memory import Memory, Table, peaks
 from .transformer import block_steps, transformer_block
 
-_WIDTH, _GRID, _BLOCKS, _HEADS, _D_FF = 256, 8, 3, 8, 1024  # those of HybridAttentionModel
-
 
 def hybrid(
     *,
@@ -20,23 +18,36 @@ def hybrid(
     width: int,
     num_classes: int,
     positions: bool = True,
+    embed_dim: int = 256,
+    depth: int = 3,
+    num_heads: int = 8,
+    grid_height: int = 8,
+    grid_width: int = 8,
     dtype: str = "float32",
 ) -> Cost:
-    """`HybridAttentionModel`, with a `gamma` other than 0; its peak in training with the dropout that it has."""
+    """`HybridAttentionModel`, with a `gamma` other than 0; its peak in training with the dropout that it has.
+
+    `embed_dim` is the model's `width`, `grid_height` and `grid_width` are its `grid`.
+    """
     if min(height, width) < 4:
         raise ValueError(f"height and width must be at least 4, got {height} x {width}")
-    n = _GRID**2
-    tokens = batch * n * _WIDTH
-    parts, size = backbone_parts((batch, channels, height, width), dtype)
-    cells = batch * _WIDTH * _cell_reads(size[0]) * _cell_reads(size[1])
-    parts["cells"] = (cells, batch * _WIDTH * size[0] * size[1] + tokens)
+    if embed_dim % 4 or embed_dim % num_heads:
+        raise ValueError(
+            f"4 and num_heads must divide embed_dim, got embed_dim = {embed_dim} and num_heads = {num_heads}"
+        )
+    widths = (embed_dim // 4, embed_dim // 2, embed_dim)
+    n = grid_height * grid_width
+    tokens = batch * n * embed_dim
+    parts, size = backbone_parts((batch, channels, height, width), dtype, widths)
+    read = _cell_reads(size[0], grid_height) * _cell_reads(size[1], grid_width)
+    parts["cells"] = (batch * embed_dim * read, batch * embed_dim * size[0] * size[1] + tokens)
     if positions:
-        parts["positions"] = (tokens, 2 * tokens + n * _WIDTH)
+        parts["positions"] = (tokens, 2 * tokens + n * embed_dim)
     block = transformer_block(
-        batch=batch, n=n, d_model=_WIDTH, num_heads=_HEADS, d_ff=_D_FF, dtype=dtype, fused=True
+        batch=batch, n=n, d_model=embed_dim, num_heads=num_heads, d_ff=4 * embed_dim, dtype=dtype, fused=True
     )
     block = replace(block, training_flops=3 * block.flops)  # torch's kernel for a CPU has no dropout
-    for index in range(1, _BLOCKS + 1):
+    for index in range(1, depth + 1):
         parts[f"block{index}"] = block
     sizes = {
         "batch": batch,
@@ -45,40 +56,47 @@ def hybrid(
         "width": width,
         "num_classes": num_classes,
     }
+    shape = {
+        "embed_dim": embed_dim,
+        "depth": depth,
+        "num_heads": num_heads,
+        "grid_height": grid_height,
+        "grid_width": grid_width,
+    }
 
     def steps(memory: Memory, x: Table) -> tuple[Table, ...]:
-        x = backbone_steps(memory, x, (batch, channels, height, width))
+        x = backbone_steps(memory, x, (batch, channels, height, width), widths)
         x = memory.mean_of_cells(x, tokens)
         if positions:
-            x = memory.add_parameter(x, n * _WIDTH)
-        for index in range(_BLOCKS):
+            x = memory.add_parameter(x, n * embed_dim)
+        for index in range(depth):
             (x,) = block_steps(
                 memory,
                 x,
                 batch=batch,
                 n=n,
-                d_model=_WIDTH,
-                num_heads=_HEADS,
-                d_ff=_D_FF,
-                num_kv_heads=_HEADS,
+                d_model=embed_dim,
+                num_heads=num_heads,
+                d_ff=4 * embed_dim,
+                num_kv_heads=num_heads,
                 fused=True,
                 dropout=True,
                 strided=index == 0,
             )
-        return (memory.linear(memory.mean(x, batch * _WIDTH), batch, _WIDTH, num_classes),)
+        return (memory.linear(memory.mean(x, batch * embed_dim), batch, embed_dim, num_classes),)
 
-    classifier = (_WIDTH + 1) * num_classes
+    classifier = (embed_dim + 1) * num_classes
     return sum_of_parts(
         "hybrid",
-        {**sizes, "positions": positions, "dtype": dtype},
+        {**sizes, **shape, "positions": positions, "dtype": dtype},
         parts,
-        terms={"classifier": 2 * batch * _WIDTH * num_classes},
+        terms={"classifier": 2 * batch * embed_dim * num_classes},
         elementwise_terms={"mean": tokens, "classifier bias": batch * num_classes},
-        parameters=classifier + positions * n * _WIDTH,
+        parameters=classifier + positions * n * embed_dim,
         moved_terms=in_bytes(
             {
-                "mean": tokens + batch * _WIDTH,
-                "classifier": batch * _WIDTH + classifier + batch * num_classes,
+                "mean": tokens + batch * embed_dim,
+                "classifier": batch * embed_dim + classifier + batch * num_classes,
             },
             dtype,
         ),
@@ -86,6 +104,6 @@ def hybrid(
     )
 
 
-def _cell_reads(size: int) -> int:
-    """Rows (or columns) that the 8 cells read together: a cell begins at `⌊i·size/8⌋` and ends at `⌈(i+1)·size/8⌉`."""
-    return sum(-(-(i + 1) * size // _GRID) - i * size // _GRID for i in range(_GRID))
+def _cell_reads(size: int, cells: int) -> int:
+    """Rows (or columns) that the cells read together: one begins at `⌊i·size/cells⌋`, ends at `⌈(i+1)·size/cells⌉`."""
+    return sum(-(-(i + 1) * size // cells) - i * size // cells for i in range(cells))
