@@ -64,6 +64,10 @@ bench: ready ## measure this machine, peers beside it, into results/ (PRESET=smo
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r tools/peers.txt
 	@$(PY) -m attn_course.cli bench run --preset $(PRESET) $(if $(OUT),--out $(OUT)) --resume
 
+.PHONY: scenarios
+scenarios: ready ## hold the selector's answers against measurements of this machine (OUT=file.json)
+	@$(PY) -m attn_course.cli scenarios run $(if $(OUT),--out $(OUT)) --resume
+
 .PHONY: set-repository
 set-repository: ready ## carry the repository's address everywhere: make set-repository URL=https://github.com/OWNER/NAME
 	@$(PY) tools/repository.py $(if $(URL),"$(URL)",$(error say which: make set-repository URL=https://github.com/OWNER/NAME))

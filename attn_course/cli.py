@@ -66,6 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
     validate.set_defaults(run=_bench_validate)
 
+    scenarios = commands.add_parser("scenarios", help="hold the selector's answers against measurements")
+    steps = scenarios.add_subparsers(required=True, metavar="action")
+    ask = steps.add_parser("run", help="learn this machine, answer, measure everything that could be the answer")
+    ask.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="results/scenarios/<this machine>.json unless given"
+    )
+    ask.add_argument("--resume", action="store_true", help="go on with what an interrupted run left")
+    ask.add_argument("--device", help="cpu or cuda; a GPU unless there is none")
+    ask.add_argument("--seconds", type=float, default=2.0, help="time for each scenario (2)")
+    ask.set_defaults(run=_scenarios_run)
+    told = steps.add_parser("show", help="how often the first choice and the order were right, and every miss")
+    told.add_argument("file", type=Path, metavar="FILE.json")
+    told.set_defaults(run=_scenarios_show)
+
     doctor = commands.add_parser("doctor", help="say what this machine has, and what will run on it")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -194,6 +208,62 @@ def _bench_validate(arguments: argparse.Namespace) -> int:
             for line in str(error).splitlines():
                 print(line if str(file) in line else f"{file}: {line}", file=sys.stderr)
     return status
+
+
+def _scenarios_run(arguments: argparse.Namespace) -> int:
+    from attn_course import machine, selection
+
+    device = arguments.device
+    name = f"{machine.slug(device or machine.default_device())}.json"
+    out = arguments.out or Path("results") / "scenarios" / name
+    try:
+        record = selection.run_scenarios(
+            out, resume=arguments.resume, device=device, seconds=arguments.seconds
+        )
+    except (FileExistsError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        given = ["--out", str(arguments.out)] if arguments.out else []
+        given += ["--device", device] if device else []
+        again = shlex.join(["attn-course", "scenarios", "run", *given, "--resume"])
+        print(f"\nStopped. No finished scenario is lost; go on with\n  {again}", file=sys.stderr)
+        return INTERRUPTED
+    _print_agreement(record)
+    print(f"Written to {out}.")
+    return 0
+
+
+def _scenarios_show(arguments: argparse.Namespace) -> int:
+    from attn_course import selection
+
+    try:
+        _print_agreement(selection.load_scenarios(arguments.file))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _print_agreement(record: dict[str, Any]) -> None:
+    from attn_course import selection
+
+    print(f"{record['name']}: {record['machine']}, {record['threads']} threads")
+    for rule in selection.RULES:
+        found = selection.agreement(record, rule)
+        print(
+            f"{rule:20} first choice within 15 % of the best: {found['first_within']} of {found['scenarios']} "
+            f"({found['first_share']:.0%}); order right: {found['pairs_in_order']} of {found['pairs']} pairs "
+            f"({found['pair_share']:.0%})"
+        )
+    found = selection.agreement(record)
+    for miss in found["misses"]:
+        print(f"miss: {miss['scenario']}: {miss['chosen']} took {miss['ratio']:.2f} times {miss['best']}")
+    for pair in found["wrong_pairs"]:
+        print(
+            f"order: {pair['scenario']}: {pair['slower']} took {pair['ratio']:.2f} times {pair['faster']}, "
+            "predicted the other way round"
+        )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -163,6 +163,70 @@ def digits() -> Digits:
     return Digits(images[~tests], everything[~tests], images[tests], everything[tests])
 
 
+def held_out(source: Digits) -> Digits:
+    """The training digits alone, parted again: every fourth to choose settings by, the others to train on.
+
+    What is chosen with them (a learning rate) has not seen a test digit.
+    """
+    is_held = torch.arange(len(source.train_labels)) % 4 == 3
+    images, labels = source.train_images, source.train_labels
+    return Digits(images[~is_held], labels[~is_held], images[is_held], labels[is_held])
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Digits in a row: images ``(N, 1, 8, 8·places)``, float32 from 0 to 1, and labels ``(N, places)``, int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class StripTask:
+    """Strips to train on and to test on; no digit is in both."""
+
+    train: Strips
+    test: Strips
+
+
+def digit_strips(
+    *,
+    places: int = 6,
+    train_count: int = 4000,
+    test_count: int = 1000,
+    seed: int = 0,
+    source: Digits | None = None,
+) -> StripTask:
+    """Strips of handwritten digits, each drawn by itself, so that nothing in a strip foretells its neighbour.
+
+    Args:
+        places: digits in a strip.
+        train_count: how many training strips, made from the training digits.
+        test_count: how many test strips, made from the test digits.
+        seed: another seed gives other strips of the same digits.
+        source: where the digits come from; `digits()` unless given.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+    if min(places, train_count, test_count) < 1:
+        raise ValueError(
+            f"expected at least 1 place and 1 strip in each part, got {places} places, {train_count} training and "
+            f"{test_count} test strips"
+        )
+    source = source or digits()
+    parts = []
+    for images, labels, count, part in (
+        (source.train_images, source.train_labels, train_count, 0),
+        (source.test_images, source.test_labels, test_count, 1),
+    ):
+        random = np.random.RandomState([seed, part, places])
+        shown = torch.from_numpy(random.randint(0, len(labels), size=(count, places), dtype=np.int64))
+        rows = images[shown][:, :, 0].transpose(1, 2)  # (N, places, 8, 8) → (N, 8, places, 8)
+        parts.append(Strips(rows.reshape(count, 1, 8, 8 * places), labels[shown]))
+    return StripTask(*parts)
+
+
 @dataclass(frozen=True)
 class Scenes:
     """Images with one digit each, and where it is.
@@ -194,6 +258,7 @@ def cluttered_digits(
     train_count: int = 4000,
     test_count: int = 1000,
     seed: int = 0,
+    source: Digits | None = None,
 ) -> Clutter:
     """A whole digit at a random place on a larger canvas, among fragments of other digits: what is it?
 
@@ -210,6 +275,7 @@ def cluttered_digits(
         train_count: how many training images, made from the training digits.
         test_count: how many test images, made from the test digits.
         seed: another seed gives other scenes of the same digits.
+        source: where the digits come from; `digits()` unless given.
 
     Raises:
         ValueError: a size or a number that is out of range.
@@ -225,7 +291,7 @@ def cluttered_digits(
         )
     if train_count < 1 or test_count < 1:
         raise ValueError(f"expected at least 1 image in each part, got {train_count} and {test_count}")
-    source = digits()
+    source = source or digits()
     parts = []
     for images, labels, count, part in (
         (source.train_images, source.train_labels, train_count, 0),

@@ -50,6 +50,13 @@ COLOURS = {
     "leading term": "#7A7A7A",
     "FLOPs": "#0072B2",
     "elementwise": "#D55E00",
+    "full attention": "#0072B2",
+    "window": "#D55E00",
+    "hybrid": "#0072B2",
+    "hybrid, no positions": "#56B4E9",
+    "vision transformer": "#CC79A7",
+    "dilated CNN": "#E69F00",
+    "flat layer": "#000000",
 }
 """What is drawn -> its colour, on every page."""
 
@@ -487,7 +494,8 @@ def heads_by_entropy_and_distance(heads: Any, blind: tuple[float, float], title:
     palette = dict(zip(sorted(heads["layer"].unique()), ("#0072B2", "#D55E00", "#009E73"), strict=False))
     sns.scatterplot(heads, x="entropy", y="distance", hue="layer", palette=palette, s=150, ax=axis)
     for head in heads.itertuples():
-        axis.annotate(str(head.head), (head.entropy, head.distance), color="white", fontsize=8, ha="center", va="center")
+        place = (head.entropy, head.distance)
+        axis.annotate(str(head.head), place, color="white", fontsize=8, ha="center", va="center")
     axis.plot(*blind, "x", color="black", markersize=9, markeredgewidth=2)
     axis.annotate("all of the past alike", blind, (-10, 0), textcoords="offset points", ha="right", va="center")
     axis.set(xlabel="entropy (nats)", ylabel="distance (places)", title=title)
@@ -591,6 +599,316 @@ def rates_by_length(rates: Mapping[str, Mapping[int, float]], peak: float, ylabe
     return figure
 
 
+def decision_tree(tree: Any, wrong: Mapping[str, str], title: str) -> Figure:
+    """Questions from left to right, an answer's name on its line, and at the right what is then recommended.
+
+    Args:
+        tree: ``(question, {answer: tree})``, or a string: a recommendation.
+        wrong: recommendation -> what is wrong with it; it is drawn in another colour, with these words.
+        title: of the figure.
+    """
+    ends = _ends(tree)
+    figure, axis = plt.subplots(figsize=(9.2, 0.5 + 0.55 * ends))
+    places = iter(range(ends))
+    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "linewidth": 1.2}
+
+    def draw(node: Any, column: float) -> float:
+        if isinstance(node, str):
+            row = float(next(places))
+            colour = COLOURS["textbook"] if node in wrong else COLOURS["attention"]
+            edge = {**box, "edgecolor": colour}
+            axis.text(2.0, row, node, family="DejaVu Sans Mono", fontsize=9, va="center", bbox=edge)
+            axis.text(3.35, row, wrong.get(node, ""), fontsize=9, va="center", color=colour)
+            return row
+        question, answers = node
+        rows = {answer: draw(part, column + 1) for answer, part in answers.items()}
+        middle = sum(rows.values()) / len(rows)
+        for (answer, row), part in zip(rows.items(), answers.values(), strict=True):
+            end = 1.97 if isinstance(part, str) else column + 0.95
+            bend = column + (0.66 if column else 0.5)
+            axis.plot([column + 0.3, bend, bend, end], [middle, middle, row, row], color=COLOURS["baseline"], zorder=0)
+            axis.text(bend + 0.03, row - 0.08, answer, fontsize=8.5, va="bottom")
+        axis.text(column, middle, question, fontsize=9, va="center", bbox={**box, "edgecolor": COLOURS["baseline"]})
+        return middle
+
+    draw(tree, 0.0)
+    axis.set(xlim=(-0.12, 5.1), ylim=(ends - 0.5, -0.65), title=title)
+    axis.set_axis_off()
+    return figure
+
+
+def choices(table: Any, title: str) -> Figure:
+    """What each candidate of each case was predicted to take and took; the recommended ones stand in bold.
+
+    Args:
+        table: columns ``case``, ``candidate``, ``predicted`` and ``measured`` (seconds, NaN where it did not run),
+            ``chosen`` (bool) and ``out`` (bool: it does not fit).
+        title: of the figure.
+    """
+    figure, axis = plt.subplots(figsize=(8.6, 1.1 + 0.34 * len(table)))
+    rows, labels, line, last = [], [], 0.0, None
+    for entry in table.itertuples():
+        line += 1.0 if last == entry.case else 1.5
+        labels.append(entry.candidate if last == entry.case else f"{entry.case}:  {entry.candidate}")
+        last = entry.case
+        colour = COLOURS["textbook"] if entry.out else COLOURS["attention"]
+        axis.plot(entry.predicted * 1e3, line, "x" if entry.out else "o", color=colour, mfc="white", markersize=7)
+        axis.plot(entry.measured * 1e3, line, "o", color=colour, markersize=7)
+        rows.append(line)
+    axis.set_yticks(rows, labels)
+    for text, chosen in zip(axis.get_yticklabels(), table["chosen"], strict=True):
+        text.set_fontweight("bold" if chosen else "normal")
+    for marker, fill, colour, label in (
+        ("o", "white", COLOURS["attention"], "predicted"),
+        ("o", COLOURS["attention"], COLOURS["attention"], "measured"),
+        ("x", "white", COLOURS["textbook"], "does not fit (predicted)"),
+    ):
+        axis.plot([], [], marker, color=colour, mfc=fill, markersize=7, label=label)
+    axis.set(xscale="log", ylim=(line + 0.7, 0.7), xlabel="milliseconds", title=title)
+    axis.grid(axis="x", color="#E6E6E6")
+    axis.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def accuracy_by_distance(tables: Mapping[str, Any], chance: float, title: str) -> Figure:
+    """Accuracy over distance, an axis for each entry, a line for each ``model``: the mean, and the range of the seeds.
+
+    Args:
+        tables: title of an axis -> columns ``distance``, ``accuracy``, ``model``, ``seed`` and ``reach``, up to where
+            the model can see at all (a thin line; NaN or beyond the last distance: none), and optionally ``live``:
+            rows where it is True are dots and take no part in the line.
+        chance: dashed.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(9.4, 3.2), sharey=True, squeeze=False)
+    names = list(dict.fromkeys(name for table in tables.values() for name in table["model"]))
+    shades = dict(zip(names, sns.color_palette(["#0072B2", "#D55E00", "#009E73", "#CC79A7"], len(names)), strict=True))
+    for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
+        live = table["live"].astype(bool) if "live" in table else table["seed"] != table["seed"]
+        for model, rows in table[~live].groupby("model", sort=False):
+            seeds = rows.groupby("distance")["accuracy"]
+            axis.plot(seeds.mean(), color=shades[model], label=model, linewidth=1.6)
+            axis.fill_between(seeds.min().index, seeds.min(), seeds.max(), color=shades[model], alpha=0.2, linewidth=0)
+            reach = rows["reach"].iloc[0]
+            if reach < rows["distance"].max():
+                axis.axvline(reach, color=shades[model], linewidth=1, linestyle=":")
+        for model, rows in table[live].groupby("model", sort=False):
+            axis.plot(rows["distance"], rows["accuracy"], "o", color=shades[model], markersize=3, alpha=0.8)
+        axis.axhline(chance, color=COLOURS["baseline"], linestyle="--", linewidth=1)
+        axis.set_title(name, fontsize=10)
+        axis.set(xlabel="distance", ylim=(0, 1.04))
+    axes[0][0].set_ylabel("accuracy")
+    handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(names))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def reach_by_depth(fields: Mapping[int, Tensor], reaches: Mapping[int, int], title: str) -> Figure:
+    """Gradients ``(n,)`` of the middle place over distance, relative to the largest, a line for each number of layers.
+
+    What is exactly 0 is not drawn. Dotted: the reach that was predicted for each.
+    """
+    figure, axis = plt.subplots()
+    shades = sns.color_palette("cividis", len(fields) + 1)
+    for shade, (depth, field) in zip(shades, fields.items(), strict=False):
+        relative = (field / field.max()).cpu().numpy()
+        offsets = np.arange(len(relative)) - len(relative) // 2
+        seen = relative > 0
+        axis.plot(offsets[seen], relative[seen], color=shade, label=f"{depth} layer{'s' * (depth > 1)}")
+        for side in (-1, 1):
+            axis.axvline(side * reaches[depth], color=shade, linestyle=":", linewidth=1)
+    axis.set(yscale="log", xlabel="distance from the middle", ylabel="gradient, relative", title=title)
+    axis.minorticks_off()
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def shares_within(
+    ratios: Mapping[str, Mapping[str, Sequence[float]]], bound: float, wanted: float, title: str
+) -> Figure:
+    """The share of scenarios in which a rule's choice takes at most so many times the best: a step for each rule.
+
+    Args:
+        ratios: title of an axis -> rule -> the time of its choice over the best, one for each scenario; infinite
+            where its choice does not fit.
+        bound: dashed across: the factor that is allowed.
+        wanted: dashed along: the share that is asked for.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(1, len(ratios), figsize=(4.2 * len(ratios) + 2.2, 3.3), sharey=True, squeeze=False)
+    finite = [value for rules in ratios.values() for values in rules.values() for value in values if value < np.inf]
+    most = max([*finite, 2 * bound]) * 1.1
+    for axis, (name, rules) in zip(axes[0], ratios.items(), strict=True):
+        for rule, values in rules.items():
+            steps = sorted(value for value in values if value < np.inf)
+            shares = [(place + 1) / len(values) for place in range(len(steps))]
+            axis.step([1.0, *steps, most], [0.0, *shares, shares[-1] if shares else 0.0], where="post", label=rule)
+        axis.axvline(bound, color=COLOURS["baseline"], linestyle="--", linewidth=1)
+        axis.axhline(wanted, color=COLOURS["baseline"], linestyle="--", linewidth=1)
+        axis.set(xscale="log", xlim=(0.97, most), ylim=(0, 1.03), xlabel="time of the choice / best")
+        ticks = [tick for tick in (1, 1.15, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000) if tick <= most]
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.set_title(name, fontsize=10)
+    axes[0][0].set_ylabel("share of scenarios")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def predicted_and_measured_times(tables: Mapping[str, Any], near: float, title: str) -> Figure:
+    """Columns ``predicted`` and ``measured`` (seconds), a dot for each row, an axis for each machine; colour: ``kind``.
+
+    On the solid line a prediction is exactly right; between the dashed ones it is off by at most the share ``near``.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables) + 1.8, 3.6), squeeze=False)
+    every = [
+        value for table in tables.values() for column in ("predicted", "measured") for value in table[column]
+    ]
+    low, high = min(every) / 2, max(every) * 2
+    kinds = list(dict.fromkeys(kind for table in tables.values() for kind in table["kind"]))
+    shades = dict(zip(kinds, sns.color_palette(["#0072B2", "#D55E00", "#009E73"], len(kinds)), strict=True))
+    for axis, (machine, table) in zip(axes[0], tables.items(), strict=True):
+        axis.plot([low, high], [low, high], color="black", linewidth=1)
+        for factor in (1 + near, 1 / (1 + near)):
+            axis.plot([low, high], [factor * low, factor * high], color="#7A7A7A", linestyle="--", linewidth=1)
+        for kind, rows in table.groupby("kind", sort=False):
+            axis.plot(
+                rows["predicted"], rows["measured"], "o", color=shades[kind], markersize=4, alpha=0.6, label=kind
+            )
+        axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="predicted, s")
+        axis.set_title(machine, fontsize=10)
+    axes[0][0].set_ylabel("measured, s")
+    handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside right center")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def strip_and_bars(image: Tensor, values: Sequence[float], chance: float, ylabel: str, title: str) -> Figure:
+    """A strip of places ``(H, W)`` with a line between its places, and below each a bar from 0 to 1; dashed: chance."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.0, 3.2), height_ratios=[1, 1.6])
+    _strip(top, image, len(values))
+    top.set_title(title)
+    bars = bottom.bar(range(len(values)), values, width=0.6, color=COLOURS["plain CNN"])
+    bottom.bar_label(bars, [f"{value:.2f}" for value in values], fontsize=9, padding=2)
+    bottom.axhline(chance, color="black", linestyle="--", linewidth=1)
+    bottom.set(xlim=(-0.5, len(values) - 0.5), ylim=(0, 1.1), ylabel=ylabel, xlabel="place")
+    return figure
+
+
+def image_to_tokens(image: Tensor, feature_map: Tensor, cells: Tensor, tokens: Tensor, title: str) -> Figure:
+    """From a strip to tokens, from top to bottom; maps as the size of their vectors.
+
+    Args:
+        image: ``(H, W)``.
+        feature_map: ``(C, H', W')``.
+        cells: ``(C, rows, columns)``.
+        tokens: ``(rows · columns, C)``.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(4, 1, figsize=(7.0, 4.6), height_ratios=[1, 1, 0.6, 2.4])
+    parts = {"image": image, "feature map": feature_map.norm(dim=0), "cells": cells.norm(dim=0), "tokens": tokens.T}
+    shapes = (image.shape, feature_map.shape, cells.shape, tokens.shape)
+    for axis, (name, values), shape in zip(axes, parts.items(), shapes, strict=True):
+        colours = {"cmap": "gray"} if name == "image" else {"cmap": MAP_COLOURS}
+        axis.imshow(values.detach().cpu().numpy(), aspect="auto", interpolation="nearest", **colours)
+        axis.set(xticks=[], yticks=[])
+        size = " × ".join(str(number) for number in shape)
+        axis.set_ylabel(f"{name}\n{size}", rotation=0, ha="right", va="center", fontsize=9)
+        for border in range(1, len(tokens)):
+            axis.axvline(border * values.shape[1] / len(tokens) - 0.5, color="#D55E00", linewidth=1)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def attention_over_image(image: Tensor, overlays: Mapping[str, Tensor], marks: Sequence[int], title: str) -> Figure:
+    """A strip once for each overlay ``(H, W)``, bright where the weight is; a frame marks the place that asks.
+
+    Args:
+        image: ``(H, W)``.
+        overlays: title -> weights laid over the pixels, from 0 to 1.
+        marks: for each overlay the number of the place that asks; places are as wide as the image is high.
+        title: of the figure.
+    """
+    height = image.shape[0]
+    figure, axes = plt.subplots(len(overlays), 1, figsize=(7.0, 0.95 * len(overlays) + 0.6), squeeze=False)
+    drawn: Any = None
+    for axis, (name, weights), mark in zip(axes[:, 0], overlays.items(), marks, strict=True):
+        axis.imshow(image.cpu().numpy(), cmap="gray")
+        drawn = axis.imshow(weights.detach().cpu().numpy(), cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.6)
+        frame = plt.Rectangle((mark * height - 0.5, -0.5), height, height, fill=False, color="#D55E00", linewidth=2.5)
+        axis.add_patch(frame)
+        frame.set_clip_on(False)
+        axis.set(xticks=[], yticks=[])
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    figure.colorbar(drawn, ax=axes[:, 0].tolist(), label="weight", shrink=0.9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def accuracy_by_images(tables: Mapping[str, Any], chance: float, title: str) -> Figure:
+    """Accuracy over the number of training images, an axis for each entry, a line for each ``network``: mean and range.
+
+    Args:
+        tables: title of an axis -> columns ``images``, ``accuracy``, ``network`` and ``seed``.
+        chance: dashed.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(9.0, 3.6), sharey=True, squeeze=False)
+    for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
+        for network, rows in table.groupby("network", sort=False):
+            seeds = rows.groupby("images")["accuracy"]
+            mean = seeds.mean()
+            spread = [mean - seeds.min(), seeds.max() - mean]
+            axis.errorbar(mean.index, mean, spread, color=COLOURS[network], marker="o", capsize=3, label=network)
+        counts = sorted(table["images"].unique())
+        axis.set(xscale="log", xlabel="training images", ylim=(0, 1.03))
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
+        axis.minorticks_off()
+        axis.axhline(chance, color="black", linestyle="--", linewidth=1)
+        axis.set_title(name, fontsize=10)
+    axes[0][0].set_ylabel("accuracy")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def price_and_gain(tables: Mapping[str, Any], title: str) -> Figure:
+    """Accuracy over price, an axis for each entry, a dot for each network: the mean, and the range of the seeds.
+
+    Args:
+        tables: title of an axis -> columns ``network``, ``price`` (million FLOPs), ``mean``, ``least`` and ``most``.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(9.2, 3.7), sharey=True, squeeze=False)
+    for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
+        for row in table.itertuples():
+            spread = [[row.mean - row.least], [row.most - row.mean]]
+            style = {"color": COLOURS[row.network], "marker": "o", "markersize": 7, "capsize": 3, "linestyle": "none"}
+            axis.errorbar(row.price, row.mean, spread, label=row.network, **style)
+        axis.set(xscale="log", xlabel="million FLOPs for an image", ylim=(0, 1.04))
+        ticks = [tick for tick in (1, 2, 5, 10, 20, 50) if 0.5 * table["price"].min() < tick < 2 * table["price"].max()]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set_title(name, fontsize=10)
+    axes[0][0].set_ylabel("accuracy")
+    known = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=4)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def _strip(axis: Axes, image: Tensor, places: int) -> None:
+    """A strip in grey, with lines between its places."""
+    axis.imshow(image.cpu().numpy(), cmap="gray", aspect="auto")
+    for border in range(1, places):
+        axis.axvline(border * image.shape[1] / places - 0.5, color="#D55E00", linewidth=1)
+    axis.set(xticks=[], yticks=[])
+
+
 def _token_ticks(axis: Axes, queries: Sequence[str] | None, keys: Sequence[str] | None) -> None:
     axis.tick_params(length=0)
     for set_ticks, tokens in ((axis.set_yticks, queries), (axis.set_xticks, keys)):
@@ -606,6 +924,11 @@ def _visible(token: str) -> str:
 
 def _fields(weights: Tensor) -> list[tuple[tuple[int, int], float]]:
     return [((i, j), value) for i, row in enumerate(weights.tolist()) for j, value in enumerate(row)]
+
+
+def _ends(tree: Any) -> int:
+    """How many recommendations a tree of `decision_tree` has."""
+    return 1 if isinstance(tree, str) else sum(map(_ends, tree[1].values()))
 
 
 def _short(value: float) -> str:

@@ -286,3 +286,66 @@ def test_a_wrong_call_shows_the_usage(argv, capsys):
         cli.main(argv)
     assert error.value.code == 2
     assert "usage: attn-course" in capsys.readouterr().err
+
+
+# --- scenarios ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A record of two scenarios, made by hand; the first choice was right in one of them."""
+
+    def candidate(name, predicted, measured):
+        price = {"seconds": predicted, "flops": 1, "bytes_moved": 1, "peak_bytes": 1}
+        return {"candidate": name, "predicted": price, "median_s": measured, "out": ""}
+
+    record = {
+        "schema": "attn-course/scenarios/1", "name": "m", "machine": "a machine", "threads": 1, "finished": True,
+        "rows": [
+            {"scenario": "one", "candidates": [candidate("a", 1.0, 1.0), candidate("b", 2.0, 3.0)]},
+            {"scenario": "two", "candidates": [candidate("a", 1.0, 1.5), candidate("b", 2.0, 1.0)]},
+        ],
+    }  # fmt: skip
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(record))
+    return path
+
+
+def test_scenarios_show_prints_how_often_the_choice_was_right_and_every_miss(held, capsys):
+    assert cli.main(["scenarios", "show", str(held)]) == 0
+    printed = capsys.readouterr().out
+    assert "the selector         first choice within 15 % of the best: 1 of 2 (50%)" in printed
+    assert "order right: 1 of 2 pairs (50%)" in printed and "fewest FLOPs" in printed
+    assert "miss: two: a took 1.50 times b" in printed
+    assert "order: two: a took 1.50 times b, predicted the other way round" in printed
+
+
+def test_scenarios_run_passes_on_what_was_given_and_prints_the_agreement(held, capsys, monkeypatch, tmp_path):
+    given = {}
+
+    def run(out, **options):
+        given.update(options, out=out)
+        return json.loads(held.read_text())
+
+    monkeypatch.setattr("attn_course.selection.run_scenarios", run)
+    assert cli.main(["scenarios", "run", "--out", str(tmp_path / "x.json"), "--resume", "--seconds", "0.25"]) == 0
+    assert given == {"out": tmp_path / "x.json", "resume": True, "device": None, "seconds": 0.25}
+    assert "1 of 2 (50%)" in capsys.readouterr().out
+    cli.main(["scenarios", "run"])
+    assert given["out"].parts[:2] == ("results", "scenarios") and not given["resume"]
+
+
+def test_scenarios_that_are_stopped_say_how_to_go_on_and_a_file_that_is_there_is_refused(capsys, monkeypatch, held):
+    def stopped(out, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attn_course.selection.run_scenarios", stopped)
+    assert cli.main(["scenarios", "run", "--device", "cpu"]) == cli.INTERRUPTED
+    assert "attn-course scenarios run --device cpu --resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    before = held.read_bytes()
+    assert cli.main(["scenarios", "run", "--out", str(held)]) == 1
+    assert "go on with --resume" in capsys.readouterr().err and held.read_bytes() == before
+    held.write_text("{")
+    assert cli.main(["scenarios", "show", str(held)]) == 1
+    assert "is no JSON" in capsys.readouterr().err

@@ -290,3 +290,36 @@ def test_the_folder_can_be_named_by_the_environment(monkeypatch, server, tmp_pat
 def test_unknown_pictures_are_refused_and_the_known_ones_listed():
     with pytest.raises(ValueError, match="'mnist'; known: cluttered-digits, cifar-10"):
         data.image_data("mnist")
+
+
+def test_strips_hold_the_digits_that_their_labels_name_in_order():
+    task = data.digit_strips(places=5, train_count=23, test_count=11, seed=3)
+    source = data.digits()
+    assert task.train.images.shape == (23, 1, 8, 40) and task.test.labels.shape == (11, 5)
+    for part, images, labels in (
+        (task.train, source.train_images, source.train_labels),
+        (task.test, source.test_images, source.test_labels),
+    ):
+        for strip, named in zip(part.images, part.labels, strict=True):
+            for place, label in enumerate(named):
+                piece = strip[:, :, 8 * place : 8 * place + 8]
+                assert label in labels[(images == piece).flatten(1).all(dim=1)]
+
+
+def test_strips_follow_their_seed_and_refuse_numbers_below_one():
+    first, same, other = (data.digit_strips(train_count=7, test_count=3, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.train.images, same.train.images)
+    assert not torch.equal(first.train.images, other.train.images)
+    with pytest.raises(ValueError, match="got 0 places, 5 training and 3 test strips"):
+        data.digit_strips(places=0, train_count=5, test_count=3)
+
+
+def test_held_out_digits_are_training_digits_in_two_parts_that_do_not_meet():
+    source = data.digits()
+    parted = data.held_out(source)
+    assert len(parted.train_labels) + len(parted.test_labels) == len(source.train_labels)
+    assert len(parted.test_labels) == len(source.train_labels) // 4
+    together = torch.cat([parted.train_images, parted.test_images]).flatten(1)
+    assert torch.equal(together.unique(dim=0), source.train_images.flatten(1).unique(dim=0))
+    scenes = data.cluttered_digits(train_count=9, test_count=5, source=parted)
+    assert not torch.equal(scenes.test.images, data.cluttered_digits(train_count=9, test_count=5).test.images)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
 import re
 import subprocess
@@ -11,11 +12,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from bs4 import BeautifulSoup
 from torch import nn
 
 from attn_course import exercises
-from attn_course.exercises import CheckResult, Exercise, catalog, get
+from attn_course.exercises import CheckResult, Exercise, catalog, chapter6, get
 from attn_course.exercises.judge import Answer, Mistake, answer, judge, tolerance
 from attn_course.exercises.panel import TONES, Note
 from attn_course.exercises.runner import Fault, Observation, Report, Seen, observe
@@ -28,6 +30,8 @@ CHAPTERS = {  # a chapter adds its own, here and in NAMES
     3: ["channel-attention", "spatial-attention", "cbam", "self-attention-2d"],
     4: ["attention-flops", "crossover-length", "cbam-flops", "score-memory", "attention-entropy", "attention-distance"],
     5: ["time-it", "roofline", "streaming-attention"],
+    6: ["window-mask", "window-attention", "select-mechanism"],
+    7: ["to-tokens", "to-feature-map", "patchify", "hybrid-forward"],
 }  # fmt: skip
 NAMES = {
     "scaled-dot-product": "scaled_dot_product_attention(q, k, v, mask=None)",
@@ -55,6 +59,13 @@ NAMES = {
     "time-it": "time_it(fn, synchronize, clock, warmup=3, repeats=10)",
     "roofline": "roofline_time(flops, bytes_moved, peak_flops, bandwidth)",
     "streaming-attention": "streaming_attention(q, k, v, block_size)",
+    "window-mask": "sliding_window_mask(n, window)",
+    "window-attention": "sliding_window_attention(q, k, v, window)",
+    "select-mechanism": "select_mechanism(candidates, memory_budget)",
+    "to-tokens": "to_tokens(x)",
+    "to-feature-map": "to_feature_map(tokens, height, width)",
+    "patchify": "patchify(x, patch)",
+    "hybrid-forward": "hybrid_forward(x, backbone, positions, blocks, head)",
 }
 every = pytest.mark.parametrize("id", NAMES)
 
@@ -664,3 +675,88 @@ def test_a_chapter_is_found_by_the_name_of_its_file():
 
     tasks = [task for module in (exercises.chapter1,) for task in module.TASKS]
     assert [e.task for e in core._exercises().values()][: len(tasks)] == tasks
+
+
+# --------------------------------------------------------------- chapter 6: growth of memory and work, told apart
+
+
+def _band(rows, keys, window=3):
+    return (rows[:, None] - keys).abs() <= window
+
+
+def _growth_of(attend):
+    return chapter6.growth(attend, chapter6._Growing(5), 3)
+
+
+def _blocks_of(size, whole_mask=False):
+    def attend(q, k, v, window):
+        at, parts = torch.arange(len(q)), []
+        mask = _band(at, at) if whole_mask else None
+        for rows in at.split(size):
+            reach = at[max(0, int(rows[0]) - window) : int(rows[-1]) + 1 + window]
+            near = _band(rows, reach) if mask is None else mask[rows][:, reach]
+            parts.append((q[rows] @ k[reach].T).masked_fill(~near, -torch.inf).softmax(-1) @ v[reach])
+        return torch.cat(parts)
+
+    return attend
+
+
+def _all_keys(size):
+    def attend(q, k, v, window):
+        at = torch.arange(len(q))
+        parts = [(q[i] @ k.T).masked_fill(~_band(i, at), -torch.inf).softmax(-1) @ v for i in at.split(size)]
+        return torch.cat(parts)
+
+    return attend
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 200, 660, 1000, 2048])
+def test_blocks_of_any_size_grow_with_the_length_alone(size):
+    assert _growth_of(_blocks_of(size)) == chapter6.growth_words(False, False)
+
+
+def test_what_grows_with_the_square_of_the_length_is_told_by_memory_and_by_work():
+    assert _growth_of(_all_keys(10**6)) == chapter6.growth_words(True, True)
+    assert _growth_of(_all_keys(16)) == chapter6.growth_words(False, True)
+    assert _growth_of(_blocks_of(16, whole_mask=True)) == chapter6.growth_words(True, False)
+    assert len({chapter6.growth_words(*pair) for pair in itertools.product((False, True), repeat=2)}) == 4
+
+
+def test_the_work_of_a_product_is_its_multiply_adds_and_the_kernel_of_torch_counts_like_its_products():
+    q, k, v = torch.ones(3, 5, 7), torch.ones(3, 11, 7), torch.ones(3, 11, 7)
+    for product in (lambda: q @ k.mT @ v, lambda: F.scaled_dot_product_attention(q, k, v)):
+        with chapter6._Meter({}) as meter:
+            product()
+        assert 3 * 5 * 11 * 14 <= meter.work <= 3 * 5 * 11 * 14 + 3 * (5 * 11 + 5 * 7 + 11 * 7)
+    with chapter6._Meter({}) as meter:
+        mask = torch.cat([torch.zeros(100, 100), torch.ones(100, 100)]) > 0
+    assert meter.work == 0 and mask.any()
+
+
+def test_the_meters_peak_is_that_of_what_lives_at_one_time():
+    inputs = {"x": torch.ones(1000)}
+    with chapter6._Meter(inputs) as meter:
+        for _ in range(5):
+            one = inputs["x"] + 1
+            two = one * 2  # one, two, and one of the round before
+            del one
+        del two
+    assert 8000 <= meter.peak_bytes <= 1.1 * 12000
+
+
+def test_the_growth_that_is_known_of_a_wrong_answer_is_the_measured_one():
+    mistakes = answer(get("window-attention").task).mistakes
+    for mistake in mistakes:
+        candidate = mistake.candidates[-1]
+        assert chapter6.KNOWN_GROWTH[candidate] == _growth_of(candidate), mistake.id
+    assert len(chapter6.KNOWN_GROWTH) == sum(len(mistake.candidates) for mistake in mistakes)
+
+
+def test_beside_a_submission_no_growth_is_known_in_advance():
+    code = "from attn_course.exercises import chapter6, get; get('window-attention'); print(chapter6.KNOWN_GROWTH)"
+    assert _run(code) == "{}"
+
+
+def test_a_learner_is_shown_the_candidates_from_which_to_select():
+    message = get("select-mechanism").check(lambda candidates, budget: "this one").message
+    assert "{'window': (30.0, 4), 'full': (7.0, 5), 'linear': (20.0, 60)}" in message

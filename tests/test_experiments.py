@@ -10,7 +10,7 @@ from attn_course import data
 from attn_course.analysis import attention_on_mask
 from attn_course.cnn import CBAM, EfficientChannelAttention, SqueezeExcitation
 from attn_course.complexity import cost
-from attn_course.experiments import chapter1, chapter2, chapter3, core
+from attn_course.experiments import chapter1, chapter2, chapter3, chapter6, core
 from attn_course.experiments.__main__ import main
 from attn_course.training import seeded
 
@@ -649,3 +649,115 @@ def test_the_kept_networks_of_chapter_3_are_those_of_the_records():
         named = chapter3.predictions(model, chapter3.prepared(model, scenes.test.images, scenes.train.images))
         accuracy = (named == scenes.test.labels).float().mean().item()
         assert accuracy == pytest.approx(expected[name]["accuracy"], abs=0.01)
+
+
+# --- Chapter 6 ----------------------------------------------------------------------------------------------
+
+
+def test_one_letter_is_marked_and_it_is_the_answer():
+    generator = torch.Generator().manual_seed(0)
+    tokens, letter, place = chapter6.marked_letter(53, 17, generator)
+    assert tokens.shape == (53, 17) and len(set(place.tolist())) > 10
+    marked = tokens >= chapter6.LETTERS
+    assert (marked.sum(dim=1) == 1).all() and torch.equal(marked.int().argmax(dim=1), place)
+    assert torch.equal(tokens[marked] - chapter6.LETTERS, letter) and letter.max() < chapter6.LETTERS
+    wished = torch.arange(53) % 17
+    tokens, _, place = chapter6.marked_letter(53, 17, generator, place=wished)
+    assert torch.equal((tokens >= chapter6.LETTERS).int().argmax(dim=1), wished) and place is wished
+
+
+def test_letters_back_asks_each_position_for_the_letter_so_many_places_before():
+    tokens, targets = chapter6.letters_back(3, 17, torch.Generator().manual_seed(0), back=5)
+    assert torch.equal(targets[:, 5:], tokens[:, :-5]) and tokens.max() < chapter6.LETTERS
+
+
+@pytest.mark.parametrize(("window", "layers"), [(None, 1), (3, 1), (3, 2), (2, 3), (0, 2)])
+def test_a_network_of_windows_hears_of_a_token_from_layers_times_reach_places_and_no_farther(window, layers):
+    length, at = 19, 9
+    with seeded(0):
+        model = chapter6.WindowTagger(window, layers, d_model=12, num_heads=3, max_len=length)
+    tokens = torch.randint(2 * chapter6.LETTERS, (1, length), generator=torch.Generator().manual_seed(1))
+    changed = tokens.clone()
+    changed[0, at] = (tokens[0, at] + 1) % chapter6.LETTERS
+    with torch.no_grad():
+        moved = (model(tokens) - model(changed)).abs().amax(dim=-1)[0]
+    heard = (torch.arange(length) - at).abs() <= chapter6.reach(window, layers, length)
+    assert moved[heard].min() > 0 and not moved[~heard].any()
+    assert heard.all() == (window is None)
+
+
+def test_reach_and_names_of_window_networks():
+    assert [chapter6.reach(w, 3, 64) for w in (None, 8, 21, 22)] == [63, 24, 63, 63]
+    assert chapter6.model_name(None, 1) == "full attention, 1 layer"
+    assert chapter6.model_name(8, 2) == "window 8, 2 layers"
+
+
+class NamesTheMarkedLetter(nn.Module):
+    """Right up to a distance, and wrong beyond."""
+
+    def __init__(self, distance: int) -> None:
+        super().__init__()
+        self.distance, self.nothing = distance, nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens):
+        letter, place = tokens.max(dim=1)
+        letter = (letter - chapter6.LETTERS)[:, None]
+        near = (torch.arange(tokens.shape[1]) - place[:, None]).abs() <= self.distance
+        return nn.functional.one_hot(torch.where(near, letter, (letter + 1) % 8), 8).float()
+
+
+class NamesTheLetterBack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens):
+        right = tokens.roll(5, 1)
+        return nn.functional.one_hot(torch.where(torch.arange(tokens.shape[1]) < 11, right, 0), 8).float()
+
+
+def test_accuracy_by_distance_is_that_of_an_oracle_whose_reach_is_known():
+    found = chapter6.accuracy_by_distance(NamesTheMarkedLetter(6), 23, count=46)
+    assert found == {str(d): float(d <= 6) for d in range(23)}
+    found = chapter6.accuracy_back(NamesTheLetterBack(), 17, back=5)  # from position 11 on it says 0
+    assert found == pytest.approx((6 + 6 / 8) / 12, abs=0.03)
+
+
+TINY = {"length": 7, "batch_size": 2, "learning_rate": 0.01, "d_model": 8, "num_heads": 2}
+
+
+def test_two_steps_of_far_token_return_what_is_recorded():
+    settings = {**core.get("far-token").settings, **TINY, "back": 3, "steps": 2, "back_steps": 2}
+    outcome, model = core.get("far-token").run(3, **settings)
+    recorded = {k: v for k, v in core.load("far-token").runs[0].items() if k not in ("seed", "seconds")}
+    assert model is None and json.loads(json.dumps(outcome)) == outcome
+    for key, by_name in recorded.items():
+        assert outcome[key].keys() == by_name.keys(), key
+    assert list(outcome["accuracy"]["window 4, 2 layers"]) == [str(d) for d in range(7)]
+    assert set(outcome["accuracy_back"]) >= {"window 8, 1 layer", "full attention, 1 layer"}
+
+
+def test_the_live_part_is_the_same_again_from_its_seed_and_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    one, two, other = (
+        chapter6.far_token_live(seed, steps=2, models=[[None, 1], [2, 2]], **TINY) for seed in (3, 3, 4)
+    )
+    assert one == two != other and torch.equal(torch.get_rng_state(), before)
+    assert list(one) == ["full attention, 1 layer", "window 2, 2 layers"]
+    assert set(chapter6.LIVE) <= {*core.get("far-token").settings}
+
+
+def test_the_record_of_far_token_holds_every_model_and_every_distance():
+    record = core.load("far-token")
+    length = record.settings["length"]
+    models = [chapter6.model_name(*pair) for pair in record.settings["models"]]
+    for run in record.runs:
+        assert list(run["accuracy"]) == models
+        assert all(list(found) == [str(d) for d in range(length)] for found in run["accuracy"].values())
+        assert list(run["accuracy_back"]) == [
+            chapter6.model_name(*pair) for pair in record.settings["back_models"]
+        ]
+        for window, layers in record.settings["models"]:  # what no window lets through cannot be known
+            found = run["accuracy"][chapter6.model_name(window, layers)]
+            beyond = [found[str(d)] for d in range(chapter6.reach(window, layers, length) + 1, length)]
+            assert not beyond or sum(beyond) / len(beyond) < 2 / chapter6.LETTERS

@@ -256,3 +256,24 @@ def test_exports_with_a_dynamic_batch_and_compiles(model):
 def test_bad_input_is_a_value_error_with_the_numbers(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_batch_normalisation_stands_after_each_convolution_and_folds_away_for_inference():
+    model = HybridAttentionModel(SHAPE, CLASSES, width=16, depth=1, num_heads=2, norm=True)
+    plain = HybridAttentionModel(SHAPE, CLASSES, width=16, depth=1, num_heads=2)
+    images = torch.randn(B, *SHAPE)
+    model(images)  # running means and spreads
+    model.eval()
+    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.cnn_backbone) == 3
+    logits, weights = model(images, need_weights=True)
+    torch.testing.assert_close(logits, model(images), atol=1e-5, rtol=1e-5)
+    assert list(weights) == ["cbam1", "cbam2", "self_attention", "blocks"]
+    folded, layers = [], list(model.cnn_backbone)
+    for layer, after in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(after, torch.nn.BatchNorm2d):
+            folded.append(torch.nn.utils.fuse_conv_bn_eval(layer, after))
+        elif not isinstance(layer, torch.nn.BatchNorm2d):
+            folded.append(layer)
+    plain.cnn_backbone = torch.nn.Sequential(*folded)
+    plain.transformer, plain.classifier, plain.positions = model.transformer, model.classifier, model.positions
+    torch.testing.assert_close(plain.eval()(images), logits, atol=1e-4, rtol=1e-4)

@@ -321,3 +321,79 @@ def test_rates_stand_over_all_lengths_below_the_peak():
     assert [line.get_xydata().tolist() for line in axis.lines[:2]] == [[[512, 3], [2048, 5]], [[1024, 4]]]
     assert axis.lines[2].get_ydata()[0] == 10 < axis.get_ylim()[1]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["512", "1,024", "2,048"]
+
+
+TREE = ("kind?", {"a": ("long?", {"yes": "first", "no": "second"}), "b": "third"})
+
+
+def test_a_decision_tree_shows_every_question_answer_and_recommendation_once_and_what_is_wrong_beside_its_own():
+    (axis,) = plots.decision_tree(TREE, {"third": "does not exist"}, "t").axes
+    texts = {text.get_text(): text.get_position() for text in axis.texts if text.get_text()}
+    assert set(texts) == {"kind?", "long?", "a", "b", "yes", "no", "first", "second", "third", "does not exist"}
+    assert [texts[name][1] for name in ("first", "second", "third", "does not exist")] == [0, 1, 2, 2]
+    assert texts["kind?"][0] < texts["long?"][0] < texts["first"][0] and texts["long?"][1] == 0.5
+    boxes = {text.get_text(): text.get_bbox_patch() for text in axis.texts}
+    colours = [matplotlib.colors.to_hex(boxes[name].get_edgecolor()) for name in ("first", "third")]
+    assert colours == [plots.COLOURS["attention"].lower(), plots.COLOURS["textbook"].lower()]
+
+
+def test_choices_stand_in_milliseconds_with_the_chosen_in_bold_and_crosses_for_what_does_not_fit():
+    table = pd.DataFrame({
+        "case": ["x", "x", "y"], "candidate": ["p", "q", "p"], "predicted": [0.002, 0.003, 5.0],
+        "measured": [0.004, 0.005, float("nan")], "chosen": [False, True, False], "out": [False, False, True],
+    })  # fmt: skip
+    (axis,) = plots.choices(table, "t").axes
+    labels = axis.get_yticklabels()
+    assert [label.get_text() for label in labels] == ["x:  p", "q", "y:  p"]
+    assert [label.get_fontweight() for label in labels] == ["normal", "bold", "normal"]
+    points = [(line.get_marker(), line.get_xdata()[0]) for line in axis.lines if len(line.get_xdata())]
+    assert points[:4] == [("o", 2.0), ("o", 4.0), ("o", 3.0), ("o", 5.0)] and points[4] == ("x", 5000.0)
+
+
+def test_accuracy_by_distance_draws_means_ranges_reaches_inside_the_axis_and_live_dots():
+    rows = [
+        {"distance": d, "accuracy": a, "model": model, "seed": seed, "reach": reach, "live": False}
+        for model, reach in (("full", 2), ("window 1", 1))
+        for seed, a in ((0, 0.4), (1, 0.8))
+        for d in range(3)
+    ]
+    live = {"distance": 1, "accuracy": 0.5, "model": "window 1", "seed": 0, "reach": 1, "live": True}
+    figure = plots.accuracy_by_distance({"1 layer": pd.DataFrame([*rows, live])}, 0.125, "t")
+    (axis,) = figure.axes
+    full, windowed, reach, dots, chance = axis.lines
+    assert full.get_ydata().tolist() == pytest.approx([0.6] * 3) and full.get_color() != windowed.get_color()
+    assert reach.get_xdata() == [1, 1] and chance.get_ydata() == [0.125, 0.125]
+    assert dots.get_xydata().tolist() == [[1, 0.5]] and dots.get_color() == windowed.get_color()
+    assert [text.get_text() for text in figure.legends[0].texts] == ["full", "window 1"]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(0.4) and band[:, 1].max() == pytest.approx(0.8)
+
+
+def test_the_reach_of_each_depth_is_drawn_on_both_sides_and_what_is_zero_is_left_out():
+    fields = {1: torch.tensor([0.0, 1.0, 2.0, 1.0, 0.0]), 2: torch.tensor([1.0, 2.0, 8.0, 2.0, 1.0])}
+    (axis,) = plots.reach_by_depth(fields, {1: 1, 2: 2}, "t").axes
+    curves = [line for line in axis.lines if line.get_linestyle() == "-"]
+    assert [curve.get_xdata().tolist() for curve in curves] == [[-1, 0, 1], [-2, -1, 0, 1, 2]]
+    assert curves[1].get_ydata().max() == 1
+    assert sorted(line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":") == [-2, -1, 1, 2]
+
+
+def test_shares_within_count_what_does_not_fit_as_never_reached():
+    rules = {"good": [1.0, 1.1, 1.0, 2.0], "bad": [1.5, float("inf"), float("inf"), float("inf")]}
+    figure = plots.shares_within({"machine": rules}, 1.15, 0.9, "t")
+    good, bad = figure.axes[0].lines[:2]
+    assert good.get_xdata().tolist()[1:-1] == [1.0, 1.0, 1.1, 2.0]
+    assert list(good.get_ydata()) == [0, 0.25, 0.5, 0.75, 1, 1] and list(bad.get_ydata()) == [0, 0.25, 0.25]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["good", "bad"]
+
+
+def test_predicted_and_measured_times_lie_around_the_diagonal_in_a_colour_for_each_kind():
+    table = pd.DataFrame({"kind": ["map", "text", "map"], "predicted": [1.0, 2.0, 4.0], "measured": [1.5, 2.0, 3.0]})
+    figure = plots.predicted_and_measured_times({"m": table}, 0.25, "t")
+    axis = figure.axes[0]
+    diagonal, above, below, maps, texts = axis.lines
+    assert axis.get_xlim() == axis.get_ylim() == (0.5, 8.0)
+    assert diagonal.get_xydata().tolist() == [[0.5, 0.5], [8, 8]]
+    assert above.get_ydata()[0] == 0.625 and below.get_ydata()[0] == 0.4
+    assert maps.get_xydata().tolist() == [[1, 1.5], [4, 3]] and texts.get_xydata().tolist() == [[2, 2]]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["map", "text"]

@@ -16,7 +16,7 @@ from torch import nn
 from .. import machine
 from ..machine import results_folder
 
-CHAPTERS = ("chapter1", "chapter2", "chapter3")
+CHAPTERS = ("chapter1", "chapter2", "chapter3", "chapter6", "chapter7")
 """The files beside this one that define experiments."""
 
 Run = dict[str, Any]
