@@ -21,13 +21,13 @@ def say(template: str, **values: Any) -> None:
 def glue(name: str, value: Any) -> None:
     """Record ``value`` in the notebook under ``name``, without showing it, for another page to quote.
 
-    Same format as ``myst_nb.glue``, without needing it: ``{glue:text}`` on a page of the book reads it.
+    Same format as ``myst_nb.glue``, without needing it: ``{glue:text}`` on a page of the book reads it. A string is
+    quoted, or "524,288" would be read as a pair of numbers, and "1.00" as 1.0.
     """
     from IPython.display import display
 
-    text = value if isinstance(value, str) else repr(value)
     display(
-        {_GLUE + "text/plain": text, _GLUE + "text/html": text},
+        {_GLUE + "text/plain": repr(value), _GLUE + "text/html": str(value)},
         metadata={"scrapbook": {"name": name, "mime_prefix": _GLUE}},
         raw=True,
     )

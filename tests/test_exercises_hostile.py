@@ -25,6 +25,14 @@ ATTENTION = get("scaled-dot-product")
 BRIEF = Limits(idle_s=0.5, total_s=5.0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _finalisers_may_be_stopped():
+    """A stop may arrive inside a finaliser, where Python can only report it; pytest's report would be stopped too."""
+    usual, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    yield
+    sys.unraisablehook = usual
+
+
 def check(candidate, exercise=ATTENTION, limits=BRIEF):
     """As ``exercise.check``, with less patience."""
     return judge(exercise.task, observe(exercise.task, candidate, limits=limits))

@@ -1,3 +1,4 @@
+import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
@@ -30,3 +31,11 @@ def test_the_format_is_that_of_myst_nb():
         outputs(lambda: glue("name", "7")),
     )
     assert ours.metadata == expected.metadata and set(ours.data) >= set(expected.data)
+
+
+@pytest.mark.parametrize("text", ["524,288", "1.00", "0.987", "plain CNN (0.47)", "94%", "it's"])
+def test_a_glued_string_reads_on_a_page_as_it_was_written(text):
+    from myst_nb.core.variables import format_plain_text
+
+    (recorded,) = outputs(lambda: glue("name", text))
+    assert format_plain_text(recorded.data["application/papermill.record/text/plain"], "s") == text

@@ -12,7 +12,7 @@ from attn_course.selection.candidates import candidates
 
 QUESTIONS = (
     Scenario({"data_type": "sequential", "sequence_length": 13, "width": 64, "reach": 3}),
-    Scenario({"data_type": "spatial", "spatial_dims": (5, 7), "width": 16, "reach": 0, "training": True}),
+    Scenario({"data_type": "spatial", "spatial_dims": (5, 7), "width": 16, "reach": 3, "training": True}),
     Scenario({"data_type": "mixed", "spatial_dims": (11, 13), "reach": 3}),
 )
 
@@ -54,6 +54,7 @@ def test_what_meets_the_demands_is_measured_and_what_does_not_is_not(tmp_path, c
             if "median_s" in candidate:
                 assert candidate["median_s"] == pytest.approx(len(candidate["candidate"]) * 1e-4)
                 assert candidate["peak_bytes"] > 0
+    assert any(candidate["out"] for row in record["rows"] for candidate in row["candidates"])
     assert json.loads((tmp_path / "m.json").read_text()) == record
 
 
