@@ -281,6 +281,14 @@ def test_memory_of_a_step_counts_what_its_children_hold():
     assert status == 0 and seconds > 1 and 200e6 < peak < 600e6
 
 
+def test_a_process_that_ends_while_it_is_looked_at_is_counted_without_its_children(monkeypatch):
+    def ended(path, pattern):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(steps.Path, "glob", ended)
+    assert steps.tree(os.getpid()) == [os.getpid()] and steps.memory(os.getpid()) > 0
+
+
 def test_steps_go_on_after_a_failure_and_say_which_failed(tmp_path, monkeypatch, capfd):
     (tmp_path / "Makefile").write_text("a:\n\t@exit 3\nb:\n\t@echo ran b\n")
     monkeypatch.chdir(tmp_path)

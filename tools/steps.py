@@ -18,7 +18,11 @@ def tree(pid: int) -> list[int]:
     """A process and all that it started, by Linux's /proc."""
     found = [pid]
     for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        try:
+            threads = list(Path(f"/proc/{parent}/task").glob("*/children"))
+        except OSError:  # it ended while it was looked at
+            continue
+        for children in threads:
             try:
                 found += [int(child) for child in children.read_text().split()]
             except OSError:
