@@ -602,6 +602,33 @@ say(
 )  # fmt: skip
 
 # %% [markdown]
+# ### A clock to turn
+#
+# In the figure below a query and a key hold the same word, and only their places differ. Move the key away and watch the
+# hands; choose another kind of positions and watch the curve.
+#
+# > **Predict.** The query moves from position 0 to position 40, and the key with it. For which of the three does the
+# > curve change: sinusoidal, rotary, ALiBi?
+
+# %% tags=["nbval-ignore-output"]
+from attn_course import widgets
+
+clock = widgets.PositionClock(width=16, position=40, offset=5, word=True)
+curves = {}
+for kind in ("sinusoidal", "rotary", "ALiBi"):
+    rows = torch.tensor(clock.tables(kind=kind)[2]["rows"])
+    curves[kind] = (rows[:, 1] - rows[:, 2]).abs().max().item()
+assert curves["sinusoidal"] > 0.1 and curves["rotary"] < 1e-4 and curves["ALiBi"] == 0
+clock
+
+# %% tags=["remove-input"]
+say(
+    "Only the sinusoid's: its score at some distance moves by up to {moved:.1f} when both go on by 40 places, because word and place are added, and the product "
+    "mixes them. Switch the word off, and the curve stands still, as in [figure](#fig-clock). A rotation and a bias never see the place itself.",
+    moved=curves["sinusoidal"],
+)  # fmt: skip
+
+# %% [markdown]
 # ## An experiment: what becomes of a model when the sequence gets longer?
 #
 # We train small causal transformers (two blocks, width 64, four heads) on sequences of 32 tokens, and test them on up to 256. The models are

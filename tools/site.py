@@ -38,6 +38,7 @@ INPUTS = (
     "tools/node.py",
     "book",
     "notebooks",
+    "attn_course/widgets",
 )
 TOOLS = (
     "jupyter-book",

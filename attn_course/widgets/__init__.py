@@ -1,12 +1,34 @@
-"""Things to turn and to touch in a live notebook."""
+"""Interactive figures: things to turn and to touch, in a live notebook and in the published page.
 
-from collections.abc import Callable
+>>> from attn_course import widgets
+>>> clock = widgets.PositionClock(width=8)      # the last line of a cell shows it
+>>> clock.tables()[0]["columns"]                # and every number that it shows is here, too
+['query at', 'key at', 'score']
+
+To add one: ``<name>.py`` with a `Figure` and ``<name>.js`` beside it, as ``clock`` has them; a line in ``_HOME``; its
+cases in ``tests/test_widgets.py``, which hold the two sides equal and move it in a browser.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 from typing import Any
 
-import ipywidgets
+_HOME = {
+    "Figure": "figure",
+    "PositionClock": "clock",
+}
+
+__all__ = ["Figure", "PositionClock", "turn"]
 
 
-def turn(function: Callable[..., Any], **ranges: tuple[float, float]) -> ipywidgets.interactive:
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def turn(function: Any, **ranges: tuple[float, float]) -> Any:
     """Show a slider for each argument of ``function``, and what it prints or draws at that setting.
 
     Args:
@@ -16,6 +38,8 @@ def turn(function: Callable[..., Any], **ranges: tuple[float, float]) -> ipywidg
     Raises:
         ValueError: no ranges, or one that does not go upwards.
     """
+    import ipywidgets
+
     if not ranges:
         raise ValueError("turn needs at least one range, such as factor=(0.0, 10.0)")
     for name, (low, high) in ranges.items():

@@ -18,6 +18,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from attn_course.widgets.figure import MIME
+
+from . import figures
+
 KINDS = ("predict", "exercise", "note", "trap")
 PAPER_HOSTS = ("arxiv.org", "doi.org")
 
@@ -174,6 +178,9 @@ class Upgrade:
             if output.get("name") == "stderr" and _PROGRESS.search(_joined(output["text"])):
                 continue
             data = output.get("data", {})
+            if MIME in data:
+                words = _joined(data.get("text/plain", ""))
+                output["data"] = data = {"text/html": figures.html(data[MIME], words)}
             if _WIDGET_VIEW in data:
                 output["data"] = data = {"text/markdown": _LIVE}
             if "text/markdown" in data:
