@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 
     scenarios = commands.add_parser("scenarios", help="hold the selector's answers against measurements")
     steps = scenarios.add_subparsers(required=True, metavar="action")
-    ask = steps.add_parser("run", help="learn this machine, answer, measure everything that could be the answer")
+    ask = steps.add_parser(
+        "run", help="learn this machine, answer, measure everything that could be the answer"
+    )
     ask.add_argument(
         "--out", type=Path, metavar="FILE.json", help="results/scenarios/<this machine>.json unless given"
     )
@@ -76,13 +78,49 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--device", help="cpu or cuda; a GPU unless there is none")
     ask.add_argument("--seconds", type=float, default=2.0, help="time for each scenario (2)")
     ask.set_defaults(run=_scenarios_run)
-    told = steps.add_parser("show", help="how often the first choice and the order were right, and every miss")
+    told = steps.add_parser(
+        "show", help="how often the first choice and the order were right, and every miss"
+    )
     told.add_argument("file", type=Path, metavar="FILE.json")
     told.set_defaults(run=_scenarios_show)
+
+    check = commands.add_parser(
+        "check", help="run the exercises of completed notebooks, and say which mistakes are in"
+    )
+    check.add_argument(
+        "notebooks", type=Path, nargs="+", metavar="NOTEBOOK", help=".ipynb, or .py with # %%%% cells"
+    )
+    check.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, too (- for here)")
+    _grading_options(check)
+    check.set_defaults(run=_check)
+
+    grade = commands.add_parser(
+        "grade", help="grade a folder of completed notebooks; a run that was stopped goes on"
+    )
+    grade.add_argument("folder", type=Path, metavar="FOLDER", help="a file, or a folder, for each student")
+    grade.add_argument(
+        "--out", type=Path, required=True, metavar="GRADES.csv", help="a row for each exercise"
+    )
+    grade.add_argument(
+        "--summary", type=Path, metavar="FILE.md", help="the class at a glance; GRADES.md unless given"
+    )
+    _grading_options(grade)
+    grade.set_defaults(run=_grade)
 
     doctor = commands.add_parser("doctor", help="say what this machine has, and what will run on it")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _grading_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--chapter", type=int, help="this chapter's exercises; found out unless given")
+    parser.add_argument("--seed", type=int, help="of the cases; drawn anew unless given")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each answer (60)")
+    parser.add_argument(
+        "--weak-sandbox",
+        action="store_true",
+        help="run also where submissions cannot be locked in (see the book)",
+    )
 
 
 def _bench_run(arguments: argparse.Namespace) -> int:
@@ -266,6 +304,82 @@ def _print_agreement(record: dict[str, Any]) -> None:
         )
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    import secrets
+
+    from attn_course import grading
+
+    if not _known_chapter(arguments.chapter):
+        return 2
+    seed = secrets.randbelow(1 << 31) if arguments.seed is None else arguments.seed
+    rows = []
+    quiet = arguments.json == Path("-")
+    try:
+        with grading.Sandbox(_allowance(arguments), weak=arguments.weak_sandbox) as sandbox:
+            for path in arguments.notebooks:
+                found = grading.check_file(path, sandbox, seed, student=path.stem, chapter=arguments.chapter)
+                rows += found
+                if not quiet:
+                    print(f"{path}\n{grading.table(found)}\n", flush=True)
+        if quiet:
+            print(grading.as_json(rows))
+        elif arguments.json:
+            arguments.json.write_text(grading.as_json(rows) + "\n", encoding="utf-8")
+    except (OSError, grading.SandboxError) as error:
+        print(f"{error}{_advice(error)}", file=sys.stderr)
+        return 1
+    return 1 if any(row.status == "refused" for row in rows) else 0
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    from attn_course import grading
+
+    if not _known_chapter(arguments.chapter):
+        return 2
+    try:
+        rows = grading.grade(
+            arguments.folder, arguments.out, chapter=arguments.chapter, seed=arguments.seed,
+            allowance=_allowance(arguments), weak=arguments.weak_sandbox, say=lambda text: print(text, flush=True),
+        )  # fmt: skip
+        told = grading.summary(rows)
+        (arguments.summary or arguments.out.with_suffix(".md")).write_text(told, encoding="utf-8")
+    except (OSError, ValueError, grading.SandboxError) as error:
+        print(f"{error}{_advice(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. No finished notebook is lost; the same command goes on.", file=sys.stderr)
+        return INTERRUPTED
+    print(told)
+    print(f"Written to {arguments.out}.")
+    return 0
+
+
+def _allowance(arguments: argparse.Namespace) -> Any:
+    from attn_course import grading
+
+    return grading.Allowance(seconds=arguments.seconds)
+
+
+def _known_chapter(chapter: int | None) -> bool:
+    from attn_course.exercises import catalog
+
+    known = sorted({exercise.chapter for exercise in catalog()})
+    if chapter is not None and chapter not in known:
+        print(f"no chapter {chapter}; there are {known[0]} to {known[-1]}", file=sys.stderr)
+        return False
+    return True
+
+
+def _advice(error: Exception) -> str:
+    from attn_course import grading
+
+    if not isinstance(error, grading.SandboxError):
+        return ""
+    return (
+        ".\nUse a container, or --weak-sandbox if you trust every submission: see the book's page on grading."
+    )
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     import torch
 
@@ -311,6 +425,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
         lines[f"bench {preset}"] = f"{len(cases)} cases" + (
             f", {large} too large for this machine" if large else ""
         )
+    from attn_course import grading
+
+    lines.update(grading.protections())
     for name, value in lines.items():
         print(f"{name:22}{value}")
     return 0

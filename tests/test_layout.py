@@ -56,15 +56,30 @@ ABOVE_MECHANISMS = {
     "experiments",
     "plots",
     "widgets",
+    "grading",
 }
 MAY_NOT = {
     **{name: ABOVE_MECHANISMS for name in MECHANISMS},
-    "hybrid": {"selection", "cli", "benchmark", "analysis", "exercises", "experiments", "plots", "widgets"},
-    "analysis": {"selection", "cli", "exercises", "experiments", "plots", "widgets"},
-    "benchmark": {"selection", "cli", "exercises", "experiments", "plots", "widgets"},
-    "selection": {"cli", "exercises", "experiments", "plots", "widgets"},
+    "hybrid": {
+        "selection",
+        "cli",
+        "benchmark",
+        "analysis",
+        "exercises",
+        "experiments",
+        "plots",
+        "widgets",
+        "grading",
+    },
+    "analysis": {"selection", "cli", "exercises", "experiments", "plots", "widgets", "grading"},
+    "benchmark": {"selection", "cli", "exercises", "experiments", "plots", "widgets", "grading"},
+    "selection": {"cli", "exercises", "experiments", "plots", "widgets", "grading"},
     "textbook": ABOVE_MECHANISMS | MECHANISMS,
-    "exercises": {"plots", "widgets", "cli"},
+    "exercises": {"plots", "widgets", "cli", "grading"},
+    "experiments": {"grading", "cli"},
+    "widgets": {"grading", "cli"},
+    "plots": {"grading", "cli", "widgets"},
+    "grading": {"cli", "plots", "widgets", "experiments"},
 }
 ONLY = {"matplotlib": {"plots"}, "seaborn": {"plots"}, "ipywidgets": {"widgets"}, "anywidget": {"widgets"}}
 

@@ -1,0 +1,24 @@
+"""Completed notebooks, graded: somebody else's code runs in a locked process, and is judged outside of it.
+
+==================  ==================================================================  ====================
+file                what it does                                                        inside the sandbox
+==================  ==================================================================  ====================
+``submission.py``   reads a notebook: which statements belong to which answer           no
+``sandbox.py``      makes the sandbox's folder, starts it, sends jobs, reads bytes      no
+``inmate.py``       takes jobs, forks, runs an answer, writes its report                yes
+``confine.py``      locks a process: Landlock, seccomp, limits                          yes
+``wire.py``         a report as bytes and back, trusting nothing                        yes
+``grade.py``        verdicts, rows, files of grades, summaries                          no
+==================  ==================================================================  ====================
+
+What it protects against, and what needs a container, is on the book's page about grading.
+"""
+
+from .grade import Row, as_json, check_file, grade, load, mistakes, submissions, summary, table
+from .sandbox import Allowance, Sandbox, SandboxError, protections
+from .submission import Refused, read
+
+__all__ = [
+    "Allowance", "Refused", "Row", "Sandbox", "SandboxError", "as_json", "check_file", "grade", "load", "mistakes",
+    "protections", "read", "submissions", "summary", "table",
+]  # fmt: skip

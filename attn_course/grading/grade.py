@@ -1,0 +1,364 @@
+"""Checks notebooks and grades folders of them: one row for each exercise, kept as soon as it is there."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+import stat
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from attn_course import __version__
+from attn_course.exercises import get
+from attn_course.exercises.judge import answer, judge
+from attn_course.exercises.task import Task
+
+from .sandbox import Allowance, Outcome, Sandbox
+from .submission import Refused, Submission, read
+
+STATUSES = ("passed", "wrong", "not attempted", "missing", "error", "stopped", "forged", "refused")
+_STOPPED = {
+    "time": "Given up: it took longer than {seconds:g} s.",
+    "memory": "Given up: it took more memory than the {gib:g} GiB that it may.",
+    "output": "Given up: its report was too large.",
+    "died": "Its process ended before the check did. {message}",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one exercise of one submission. ``points``: 1 if passed, else 0."""
+
+    student: str
+    file: str
+    chapter: int
+    exercise: str
+    status: str
+    points: int
+    diagnosis: str
+    message: str
+    seed: int
+    sha256: str
+    course: str
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def check_file(
+    path: Path, sandbox: Sandbox, seed: int, *, name: str = "", student: str = "", chapter: int | None = None
+) -> list[Row]:
+    """Every exercise of one notebook, judged; a file that is refused gives one row that says why."""
+    about: dict[str, Any] = {
+        "student": student,
+        "file": name or str(path),
+        "seed": seed,
+        "sha256": _sha256(path),
+        "course": __version__,
+    }
+    try:
+        submission = read(path)
+    except Refused as error:
+        return [
+            Row(**about, chapter=0, exercise="", status="refused", points=0, diagnosis="", message=str(error))
+        ]
+    tasks = submission.tasks(chapter)
+    if not tasks:
+        text = "no exercise of the course in it: it checks none and defines none"
+        return [Row(**about, chapter=0, exercise="", status="refused", points=0, diagnosis="", message=text)]
+    rows = []
+    spent = time.monotonic()
+    for task in tasks:
+        # A submission that stops the clock in every exercise does not hold the others up for long.
+        late = time.monotonic() - spent > 3 * sandbox.allowance.seconds
+        found = (
+            ("stopped", "", "Given up: the notebook took too long altogether.")
+            if late
+            else _judged(submission, task, sandbox, seed)
+        )
+        status, diagnosis, message = found
+        rows.append(Row(**about, chapter=task.chapter, exercise=task.id, status=status, points=int(status == "passed"),
+                        diagnosis=diagnosis, message=_one_line(message)))  # fmt: skip
+    return rows
+
+
+def _judged(submission: Submission, task: Task, sandbox: Sandbox, seed: int) -> tuple[str, str, str]:
+    """Status, diagnosis and message of one exercise."""
+    statements = submission.answer(task)
+    if statements is None:
+        remarks = f" ({'; '.join(submission.remarks[:3])})" if submission.remarks else ""
+        return "missing", "", f"`{task.name}` is nowhere defined{remarks}."
+    return verdict(task, sandbox.observe(task, statements, seed), seed, sandbox.allowance)
+
+
+def verdict(task: Task, outcome: Outcome, seed: int, allowance: Allowance) -> tuple[str, str, str]:
+    """What an outcome is worth. The judge runs here, on plain data alone."""
+    if outcome.stopped == "forged":
+        return "forged", "", f"Its report is none of ours: {outcome.message}"
+    if outcome.report is None:
+        words = {"seconds": allowance.seconds, "gib": allowance.bytes / 2**30, "message": outcome.message}
+        return "stopped", "", _STOPPED.get(outcome.stopped, _STOPPED["died"]).format(**words).strip()
+    report = outcome.report
+    faults = [seen.fault for seen in report.observations if seen.case == "definition" and seen.fault]
+    if report.candidate == "none" and faults:
+        return "error", "", f"`{task.name}` could not be defined: {faults[0].type}: {faults[0].text}"
+    if report.candidate == "none":
+        return "not attempted", "", ""
+    try:
+        found = judge(task, report, seed)
+    except Exception as error:  # a forged report may hold what no judge foresees
+        return "forged", "", f"Its report cannot be judged: {type(error).__name__}"
+    if found.passed is None:
+        return "not attempted", "", ""
+    return (
+        ("passed" if found.passed else "wrong"),
+        found.diagnosis or "",
+        "" if found.passed else found.message,
+    )
+
+
+# ------------------------------------------------------------------------------------------- a folder of them
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file in a folder of submissions: whose it is, and where."""
+
+    student: str
+    name: str
+    path: Path
+
+
+def submissions(folder: Path) -> list[Found]:
+    """The notebooks in a folder, one student's in a folder of their own or all side by side.
+
+    The student is the folder directly below ``folder``, or the file's name. Hidden files are left out. Links are
+    listed and refused later, never followed.
+
+    Raises:
+        ValueError: there is no such folder, or nothing to grade in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    found = []
+    for path in _walk(folder, 4):
+        name = path.relative_to(folder).as_posix()
+        student = name.split("/")[0] if "/" in name else path.stem
+        found.append(Found(student, name, path))
+    if not found:
+        raise ValueError(f"no .ipynb or .py file in {folder}")
+    return sorted(found, key=lambda one: (one.student, one.name))
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda one: one.name):
+            if entry.name.startswith((".", "__")):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if depth:
+                    yield from _walk(Path(entry.path), depth - 1)
+            elif entry.name.endswith((".ipynb", ".py")):
+                yield Path(entry.path)
+
+
+def grade(
+    folder: Path, out: Path, *, chapter: int | None = None, seed: int | None = None, allowance: Allowance | None = None,
+    weak: bool = False, say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:  # fmt: skip
+    """Grade a folder into a CSV file; what is there already and has not changed stays as it is.
+
+    The rows of a notebook are written together as soon as they are there. The seed of the cases is drawn anew for
+    a new file and kept for its sake, so that all are asked the same.
+
+    Raises:
+        ValueError: the folder holds nothing, or ``out`` is no file of grades, or of another seed.
+        BlockingIOError: another run writes to ``out``.
+        SandboxError: this machine cannot lock a submission in, and ``weak`` was not given.
+    """
+    found = submissions(folder)
+    with _locked(out):
+        kept = load(out) if out.exists() and out.stat().st_size else []
+        if kept and seed is not None and kept[0].seed != seed:
+            raise ValueError(f"{out} was graded with seed {kept[0].seed}, not {seed}: take another file")
+        seed = kept[0].seed if kept else secrets.randbelow(1 << 31) if seed is None else seed
+        current = {(one.name, _sha256(one.path)) for one in found}
+        stays = [row for row in kept if (row.file, row.sha256) in current and row.course == __version__]
+        done = {(row.file, row.sha256) for row in stays}
+        _rewrite(out, stays)
+        rows = list(stays)
+        todo = [one for one in found if (one.name, _sha256(one.path)) not in done]
+        if not todo:
+            return rows
+        with Sandbox(allowance, weak=weak) as sandbox, out.open("ab") as file:
+            for number, one in enumerate(todo, 1):
+                new = check_file(one.path, sandbox, seed, name=one.name, student=one.student, chapter=chapter)
+                file.write(_csv(new))
+                file.flush()
+                os.fsync(file.fileno())
+                rows += new
+                say(f"{number} of {len(todo)}: {one.name}: {_tally(new)}")
+    return rows
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Nobody else writes to ``out`` meanwhile."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.with_name(f".{out.name}.lock")
+    with lock.open("w") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BlockingIOError(f"another run writes to {out}") from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def load(path: Path) -> list[Row]:
+    """The rows of a file of grades; what an interrupted run left half written is left out.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1].decode("utf-8", "replace")
+    lines = list(csv.reader(io.StringIO(whole)))
+    if not lines or tuple(lines[0]) != COLUMNS:
+        raise ValueError(f"{path} is no file of grades: it does not begin with {','.join(COLUMNS)}")
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != len(COLUMNS):
+            raise ValueError(f"{path}, line {number}: {len(line)} columns, expected {len(COLUMNS)}")
+        values: dict[str, Any] = dict(zip(COLUMNS, map(_bare, line), strict=True))
+        try:
+            for name in ("chapter", "points", "seed"):
+                values[name] = int(values[name])
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: {name} is {values[name]!r}, not a number") from None
+        rows.append(Row(**values))
+    # A notebook's rows are written at once; if the machine stopped within, its exercises are not all there.
+    last = [row for row in rows if rows and (row.file, row.sha256) == (rows[-1].file, rows[-1].sha256)]
+    if not data.endswith(b"\n"):
+        rows = [row for row in rows if row not in last]
+    return rows
+
+
+def _rewrite(out: Path, rows: list[Row]) -> None:
+    """The head and these rows, put in place whole."""
+    new = out.with_name(f".{out.name}.new")
+    new.write_bytes((",".join(COLUMNS) + "\r\n").encode() + _csv(rows))
+    os.replace(new, out)
+
+
+def _csv(rows: Iterable[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    for row in rows:
+        writer.writerow([_safe(value) for value in asdict(row).values()])
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _safe(value: Any) -> Any:
+    """A text that no spreadsheet takes for a formula."""
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "'")
+        else value
+    )
+
+
+def _bare(value: str) -> str:
+    return value[1:] if value[:1] == "'" and value[1:2] in ("=", "+", "-", "@", "\t", "\r", "'") else value
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:1000]
+
+
+def _sha256(path: Path) -> str:
+    """Of a plain file that is not too large; a link is not followed."""
+    try:
+        about = os.lstat(path)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > 1 << 28:
+            return "none"
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return "none"
+
+
+# ------------------------------------------------------------------------------------------------- what is told
+
+
+def _tally(rows: list[Row]) -> str:
+    counts = Counter(row.status for row in rows)
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+
+
+def table(rows: list[Row]) -> str:
+    """A notebook's exercises as text: which passed, and which mistake the others make."""
+    lines = []
+    width = max((len(row.exercise) for row in rows), default=0)
+    for row in rows:
+        mark = {"passed": "✓", "not attempted": "○", "missing": "○"}.get(row.status, "✗")
+        told = f" [{row.diagnosis}]" if row.diagnosis else ""
+        lines.append(f"{mark} {row.exercise or row.file:{width}}  {row.status}{told}")
+        if row.message and row.status != "passed":
+            lines.append(f"  {'':{width}}  {row.message[:300]}")
+    return "\n".join([*lines, _tally(rows)])
+
+
+def as_json(rows: list[Row]) -> str:
+    """The same as JSON: a list of objects, one an exercise."""
+    return json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False)
+
+
+def mistakes(exercise: str) -> list[tuple[str, str]]:
+    """The mistakes that the checker of an exercise knows: id, and what it tells the learner."""
+    return [(mistake.id, mistake.says) for mistake in answer(get(exercise).task).mistakes]
+
+
+def summary(rows: list[Row]) -> str:
+    """A class at a glance, as Markdown: how many passed each exercise, and which mistakes are common."""
+    students = {row.student for row in rows}
+    lines = [f"# Grades of {len(students)} students", ""]
+    lines += [
+        "| exercise | passed | wrong | not attempted | other | most common mistakes |",
+        "|---|---|---|---|---|---|",
+    ]
+    order: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.exercise:
+            order.setdefault(row.exercise, []).append(row)
+    for exercise, mine in sorted(order.items(), key=lambda item: item[1][0].chapter):
+        counts = Counter(row.status for row in mine)
+        other = len(mine) - counts["passed"] - counts["wrong"] - counts["not attempted"] - counts["missing"]
+        common = Counter(row.diagnosis for row in mine if row.diagnosis).most_common(3)
+        told = ", ".join(f"{name} ({count})" for name, count in common)
+        idle = counts["not attempted"] + counts["missing"]
+        lines.append(
+            f"| {exercise} | {counts['passed']} of {len(mine)} | {counts['wrong']} | {idle} | {other} | {told} |"
+        )
+    refused = [row for row in rows if row.status in ("refused", "forged")]
+    if refused:
+        lines += ["", "Files to look at:", ""]
+        lines += [
+            f"- {row.file}{f', {row.exercise}' if row.exercise else ''}: {row.status}: {row.message}"
+            for row in refused
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,167 @@
+"""Runs inside the sandbox: takes one job after the other, each in a locked process of its own, and sends back bytes.
+
+This process runs no line of a submission; its children do, after they have locked themselves. Nothing of the judge
+and no solution is in its folder, and its children can read little else.
+
+A job is a line of JSON: the exercise, the seed, the statements to run. An answer is a line of JSON with the number
+of bytes that follow it: `wire.pack`'s report, or nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import linecache
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+_MOST_BYTES = 64 << 20
+
+
+def main() -> None:
+    sys.path.insert(0, str(HERE))
+    import confine
+    import torch  # all that a child needs is loaded before it locks itself
+
+    import tempfile
+
+    tempfile.tempdir = os.getcwd()  # torch asks for its name, and would otherwise try to write
+    torch.set_num_threads(1)
+    torch.arange(2, device="meta").sum()
+    (torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)).sum().backward()
+    from attn_course.exercises import runner  # noqa: F401
+
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        job = json.loads(line)
+        answer, data = _in_child(job, confine)
+        answers.write(json.dumps({**answer, "bytes": len(data)}).encode() + b"\n" + data)
+        answers.flush()
+
+
+def _in_child(job: dict[str, Any], confine: Any) -> tuple[dict[str, Any], bytes]:
+    """Fork, and read what the child sends until it ends, or its time or room is over."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            _only_keep(write)
+            _work(job, write, confine)
+            status = 0
+        except BaseException:  # nobody is there to whom it could be said
+            pass
+        finally:
+            os._exit(status)
+    os.close(write)
+    data, stopped = bytearray(), ""
+    deadline = time.monotonic() + job["seconds"]
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            stopped = "time"
+            break
+        ready, _, _ = select.select([read], [], [], min(left, 1.0))
+        if ready:
+            part = os.read(read, 1 << 20)
+            data += part
+            if not part:
+                break
+            if len(data) > _MOST_BYTES:
+                stopped = "output"
+                break
+    os.close(read)
+    status = _end(child, 0 if stopped else 5)
+    if not stopped and os.WIFSIGNALED(status):
+        stopped = (
+            "memory" if os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS) else "died"
+        )
+        stopped = "time" if os.WTERMSIG(status) == signal.SIGXCPU else stopped
+    return {"stopped": stopped, "status": status}, b"" if stopped else bytes(data)
+
+
+def _end(child: int, patience: float) -> int:
+    """Wait for a child, then kill it. Its status."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.005)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def _only_keep(write: int) -> None:
+    """Close everything that the child was not meant to have: the way to the grader, other files."""
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(quiet, standard)
+    for handle in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else range(3, 256):
+        if int(handle) > 2 and int(handle) != write:
+            with contextlib.suppress(OSError):
+                os.close(int(handle))
+
+
+def _work(job: dict[str, Any], write: int, confine: Any) -> None:
+    if job["do"] == "probe":
+        missing = confine.confine(HERE.parent, job["seconds"], job["bytes"])
+        found = {"missing": missing, "open": confine.probe(job["secret"])}
+        os.write(write, json.dumps(found).encode())
+        return
+    from importlib import import_module
+
+    import wire
+
+    from attn_course.exercises import guard, runner
+
+    exercise = next(
+        t
+        for t in import_module(f"attn_course.exercises.chapter{job['chapter']}").TASKS
+        if t.id == job["exercise"]
+    )
+    if job["tables"]:
+        import_module("attn_course.positional").give(job["tables"])  # the sandbox's own: numbers alone
+    import_module("attn_course.benchmark.simulated")
+    confine.confine(HERE.parent, job["seconds"], job["bytes"])
+    # From here on it is somebody else's code.
+    candidate, fault = _candidate(job, exercise.name)
+    report = runner.observe(
+        exercise, candidate, job["seed"], guard.Limits(min(8.0, 0.4 * job["seconds"]), 0.8 * job["seconds"])
+    )
+    if fault is not None and report.candidate == "none":
+        report.observations = [runner.Observation("definition", fault=runner.see_fault(fault))]
+    data = wire.pack(report)
+    with os.fdopen(write, "wb") as out:
+        out.write(data)
+
+
+def _candidate(job: dict[str, Any], name: str) -> tuple[Any, BaseException | None]:
+    """Run the statements; what ``name`` then is, and the first thing that went wrong."""
+    import types
+
+    home = types.ModuleType("submission")
+    sys.modules["submission"] = home
+    space = home.__dict__
+    space["__builtins__"] = __builtins__
+    first: BaseException | None = None
+    for number, source in enumerate(job["statements"]):
+        file = f"<submission, statement {number + 1}>"
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        try:
+            exec(compile(source, file, "exec"), space)
+        except BaseException as error:
+            first = first or error
+    return space.get(name), first
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,451 @@
+"""Notebooks checked and folders graded: the right answers pass, the wrong ones are named, nothing is lost."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attn_course import cli, grading
+from attn_course.exercises import catalog, get
+from attn_course.exercises.judge import answer, judge
+from attn_course.exercises.runner import Fault, Observation, Report, Seen, observe
+from attn_course.grading import wire
+from attn_course.grading.grade import COLUMNS
+from tools import notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = notebooks.sources()
+RIGHT = "import torch\n\n\ndef causal_mask(n):\n    return torch.ones(n, n).tril().bool()\n"
+WRONG = "import torch\n\n\ndef causal_mask(n):\n    return torch.ones(n, n).triu().bool()\n"
+CHECK = '\nget("causal-mask").check(causal_mask)\n'
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with grading.Sandbox(grading.Allowance(seconds=40)) as opened:
+        yield opened
+
+
+def filled(chapter: Path, written: dict[str, str]) -> str:
+    """A chapter's notebook (JSON) with these answers in place of its stubs."""
+    notebook = json.loads(chapter.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        for name, text in written.items():
+            stub = get(name).task
+            if cell["cell_type"] == "code" and f" {stub.name}(" in source and "your code here" in source:
+                cell["source"] = text
+    return json.dumps(notebook)
+
+
+def by_exercise(rows: list[grading.Row]) -> dict[str, grading.Row]:
+    return {row.exercise: row for row in rows}
+
+
+# --- One notebook -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_with_the_right_answers_passes_whole(chapter, sandbox, tmp_path):
+    number = int(chapter.stem[:2])
+    mine = [exercise for exercise in catalog() if exercise.chapter == number]
+    path = tmp_path / "done.ipynb"
+    path.write_text(filled(chapter, {exercise.id: str(exercise.solution()) for exercise in mine}))
+    rows = grading.check_file(path, sandbox, seed=11)
+    assert [(row.exercise, row.status) for row in rows] == [(exercise.id, "passed") for exercise in mine]
+
+
+@pytest.mark.parametrize("suffix", [".ipynb", ".py"])
+def test_a_notebook_as_it_is_handed_out_is_not_attempted(suffix, sandbox):
+    rows = [
+        row for chapter in CHAPTERS[:2] for row in grading.check_file(chapter.with_suffix(suffix), sandbox, 3)
+    ]
+    assert {row.status for row in rows} == {"not attempted"} and len(rows) == 12
+    assert sum(row.points for row in rows) == 0
+
+
+def test_known_mistakes_come_back_by_their_names(sandbox, tmp_path):
+    written = {
+        "causal-mask": WRONG,
+        "merge-heads": "def merge_heads(x):\n    return x.reshape(x.shape[0], x.shape[2], -1)\n",
+        "padding-mask": "def padding_mask(lengths, n):\n    return lengths[:, None, None, None] <= torch.arange(n)\n",
+    }
+    path = tmp_path / "wrong.ipynb"
+    path.write_text(filled(CHAPTERS[0], written))
+    rows = by_exercise(grading.check_file(path, sandbox, 5))
+    for name, text in written.items():
+        space = {"torch": __import__("torch")}
+        exec(text, space)
+        task = get(name).task
+        told = judge(task, observe(task, space[task.name], 5), 5)
+        assert rows[name].status == "wrong" and rows[name].diagnosis == told.diagnosis, name
+        assert rows[name].message == " ".join(told.message.split())[:1000]
+    assert {rows[name].diagnosis for name in written} <= {
+        m for name in written for m, _ in grading.mistakes(name)
+    }
+
+
+def test_an_answer_takes_what_it_needs_from_other_cells_and_nothing_else_runs(sandbox, tmp_path):
+    path = tmp_path / "spread.py"
+    path.write_text(
+        "# %% [markdown]\n# def causal_mask(n): return 1\n# %%\nimport torch as t\nraise SystemExit\n"
+        "# %%\nslow = sum(iter(int, 1))\ndef ones(n):\n    return t.ones(n, n)\n"
+        "# %%\n!pip install nothing\n%matplotlib inline\nscale = 1\n"
+        "# %%\ncausal_mask = lambda n: below(ones(n)).bool()\n"
+        "# %%\ndef below(x):\n    return x.tril() * scale\n# %%\ndef broken(:\n"
+        f"# %%\n%%bash\nrm -rf /\n# %%{CHECK}"
+    )
+    rows = by_exercise(grading.check_file(path, sandbox, 5))
+    assert rows["causal-mask"].status == "passed" and rows["split-heads"].status == "missing"
+    submission = grading.read(path)
+    assert submission.answer(get("causal-mask").task) == [
+        "import torch as t", "def ones(n):\n    return t.ones(n, n)", "scale = 1",
+        "causal_mask = lambda n: below(ones(n)).bool()", "def below(x):\n    return x.tril() * scale",
+    ]  # fmt: skip
+    assert [text.split(":")[0] for text in submission.remarks] == [f"code cell {n}" for n in (3, 6, 7)]
+
+
+def test_the_last_definition_counts_and_later_methods_too(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(
+        "def f(): return 1\nx = 2\n@dec\nclass causal_mask: pass\ncausal_mask.g = f; y = 3\n" + CHECK
+    )
+    statements = grading.read(path).answer(get("causal-mask").task)
+    assert statements == ["def f(): return 1", "@dec\nclass causal_mask: pass", "causal_mask.g = f"]
+
+
+def test_a_compiled_and_a_scripted_answer_are_right_answers(sandbox, tmp_path):
+    path = tmp_path / "compiled.py"
+    path.write_text(
+        "import torch\n@torch.compile\ndef causal_mask(n):\n    return torch.ones(n, n).tril().bool()\n"
+        "@torch.jit.script\ndef merge_heads(x):\n    return x.transpose(1, 2).flatten(2)\n" + CHECK
+    )
+    rows = by_exercise(grading.check_file(path, sandbox, 5))
+    assert (rows["causal-mask"].status, rows["merge-heads"].status) == ("passed", "passed"), rows
+
+
+def test_the_seed_decides_the_cases_and_is_told(sandbox, tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(RIGHT + CHECK)
+    row = by_exercise(grading.check_file(path, sandbox, 29))["causal-mask"]
+    assert (row.seed, row.points, row.file) == (29, 1, str(path)) and len(row.sha256) == 64
+
+
+# --- What comes out of the sandbox --------------------------------------------------------------------
+
+
+def reports() -> list[Report]:
+    numbers = np.array([[1.5, -0.0], [np.nan, np.inf]], dtype=np.float32)
+    tensor = Seen("tensor", "Tensor", "float32", (2, 2), "cpu", numbers, requires_grad=True)
+    several = Seen(
+        "tuple", "tuple", items=(tensor, Seen("float", "float", value=float("nan")), Seen("none", "None"))
+    )
+    fault = Fault("ValueError", ("ValueError", "Exception", "object"), "no", "raise ValueError('no')")
+    gradients = {"q": tensor, "k": Seen("none", "None")}
+    full = Observation("a case", result=several, again=tensor, gradients=gradients,
+                       wrote_into=("q",), settings=("grad mode",), printed="hello",
+                       memory={"peak_bytes": 7})  # fmt: skip
+    empty = Seen("tensor", "Tensor", "int64", (0, 3), "cpu", np.zeros((0, 3), np.int64))
+    return [Report("none"), Report("function", True, [Observation("x", fault=fault, stopped="time")]),
+            Report("class", False, [full, Observation("empty", result=empty)])]  # fmt: skip
+
+
+@pytest.mark.parametrize("report", reports(), ids=["nothing", "fault", "full"])
+def test_a_report_survives_its_way(report):
+    back = wire.unpack(wire.pack(report))
+    assert wire.pack(back) == wire.pack(report) and back.candidate == report.candidate
+    for ours, theirs in zip(report.observations, back.observations, strict=True):
+        assert ours.case == theirs.case and ours.fault == theirs.fault and ours.memory == theirs.memory
+
+
+def test_what_is_packed_of_a_real_answer_is_judged_as_before():
+    task = get("scaled-dot-product").task
+    for candidate in (answer(task).solution, answer(task).mistakes[0].candidates[0]):
+        report = observe(task, candidate, 3)
+        assert judge(task, wire.unpack(wire.pack(report)), 3) == judge(task, report, 3)
+
+
+def changed(**edit) -> bytes:
+    data = wire.pack(reports()[2])
+    length = int.from_bytes(data[:8], "big")
+    header = json.loads(data[8 : 8 + length])
+    target = header["observations"][0]["again"]
+    for name, value in edit.items():
+        if name in target["data"]:
+            target["data"][name] = value
+        elif name in target:
+            target[name] = value
+        else:
+            header[name] = value
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "big") + text + data[8 + length :]
+
+
+FORGED = {
+    "nothing": b"",
+    "no header": b"\xff" * 30,
+    "a header that ends too early": (99).to_bytes(8, "big") + b"{}",
+    "another object": (2).to_bytes(8, "big") + b"{}",
+    "a dtype that holds objects": changed(dtype="object"),
+    "a shape below zero": changed(shape=[-1, 4]),
+    "a shape beyond the data": changed(shape=[1000, 1000]),
+    "a shape beyond every limit": changed(shape=[2**40, 2**40]),
+    "a shape with a fraction": changed(shape=[2.0, 2]),
+    "a length of its own": changed(bytes=3),
+    "an unknown kind": changed(kind="code"),
+    "a field too many": changed(extra=1),
+    "a flag that is a text": changed(requires_grad="yes"),
+    "a value beside a tensor": changed(value=3),
+    "a text without end": changed(type="x" * 5000),
+    "observations that are none": changed(observations=7),
+    "bytes left over": wire.pack(reports()[2]) + b"x",
+    "bytes missing": wire.pack(reports()[2])[:-1],
+    "nested too deeply": (lambda text: len(text).to_bytes(8, "big") + text)(b"[" * 100_000),
+    "an infinity": (lambda text: len(text).to_bytes(8, "big") + text)(b"Infinity"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_report_that_no_runner_wrote_is_forged(name):
+    with pytest.raises(wire.Forged):
+        wire.unpack(FORGED[name])
+
+
+def test_every_field_of_a_report_travels():
+    """A field that is added to a report must be added to its way, too."""
+    names = {
+        kind.__name__: {field.name for field in dataclasses.fields(kind)}
+        for kind in (Report, Observation, Seen, Fault)
+    }
+    assert names == {
+        "Report": {"candidate", "untouched", "observations"},
+        "Observation": {"case", "result", "fault", "stopped", "wrote_into", "settings", "again", "gradients",
+                        "gradient_fault", "printed", "memory"},
+        "Seen": {"kind", "type", "dtype", "shape", "device", "data", "value", "items", "keys", "requires_grad"},
+        "Fault": {"type", "bases", "text", "line"},
+    }  # fmt: skip
+
+
+# --- A folder -------------------------------------------------------------------------------------------
+
+
+def a_class(folder: Path, count: int = 3) -> Path:
+    """Students of whom every second one is wrong; one has a folder."""
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"student{number}.py").write_text((WRONG if number % 2 else RIGHT) + CHECK)
+    (folder / "zoe").mkdir()
+    (folder / "zoe" / "homework.py").write_text(RIGHT + CHECK)
+    (folder / ".hidden.py").write_text(RIGHT + CHECK)
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "x.py").write_text(RIGHT + CHECK)
+    return folder
+
+
+def test_a_folder_is_graded_and_what_is_done_is_not_done_again(tmp_path):
+    folder, out = a_class(tmp_path / "in"), tmp_path / "grades.csv"
+    said: list[str] = []
+    rows = grading.grade(folder, out, say=said.append)
+    assert len(said) == 4 and grading.load(out) == rows
+    causal = {row.student: row.status for row in rows if row.exercise == "causal-mask"}
+    assert causal == {"student0": "passed", "student1": "wrong", "student2": "passed", "zoe": "passed"}
+    assert len({row.seed for row in rows}) == 1
+
+    before = out.read_bytes()
+    assert (
+        grading.grade(folder, out, say=said.append) == rows and len(said) == 4 and out.read_bytes() == before
+    )
+    (folder / "student1.py").write_text(RIGHT + CHECK)
+    (folder / "student0.py").unlink()
+    again = grading.grade(folder, out, say=said.append)
+    assert len(said) == 5 and "student1" in said[-1]
+    causal = {row.student: row.status for row in again if row.exercise == "causal-mask"}
+    assert causal == {"student1": "passed", "student2": "passed", "zoe": "passed"}
+    assert {row.seed for row in again} == {rows[0].seed}
+
+    with pytest.raises(ValueError, match=f"seed {rows[0].seed}, not"):
+        grading.grade(folder, out, seed=rows[0].seed + 1)
+    told = grading.summary(rows)
+    diagnosis = next(row.diagnosis for row in rows if row.diagnosis)
+    assert f"| causal-mask | 3 of 4 | 1 | 0 | 0 | {diagnosis} (1) |" in told
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
+    folder, out = a_class(tmp_path / "in", 12), tmp_path / "grades.csv"
+    command = [
+        sys.executable,
+        "-m",
+        "attn_course.cli",
+        "grade",
+        str(folder),
+        "--out",
+        str(out),
+        "--seed",
+        "7",
+    ]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stdout is not None
+    first = run.stdout.readline()
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    kept = grading.load(out)
+    assert "1 of 13" in first and 8 <= len(kept) < 13 * 8
+    with out.open("ab") as file:  # and the machine went down within a line
+        file.write(b"student9,student9.py,1,causal-mask,pas")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = grading.load(out)
+    assert rows[: len(kept) - 8] == kept[: len(kept) - 8] and len(rows) == 13 * 8
+    assert len({(row.file, row.exercise) for row in rows}) == len(rows)
+    whole = grading.grade(folder, tmp_path / "whole.csv", seed=7)
+    assert sorted(map(str, whole)) == sorted(map(str, rows))
+
+
+def test_a_file_of_something_else_is_refused_and_stays(tmp_path, capsys):
+    folder, out = a_class(tmp_path / "in"), tmp_path / "grades.csv"
+    out.write_text("name,phone\nAda,1\n")
+    assert cli.main(["grade", str(folder), "--out", str(out)]) == 1
+    assert "no file of grades" in capsys.readouterr().err and out.read_text() == "name,phone\nAda,1\n"
+    out.write_text(",".join(COLUMNS) + "\nAda,1\n")
+    assert cli.main(["grade", str(folder), "--out", str(out)]) == 1
+    assert f"2 columns, expected {len(COLUMNS)}" in capsys.readouterr().err
+
+
+def test_two_graders_do_not_write_one_file(tmp_path):
+    from attn_course.grading.grade import _locked
+
+    folder, out = a_class(tmp_path / "in"), tmp_path / "grades.csv"
+    with _locked(out), pytest.raises(BlockingIOError, match="another run"):
+        grading.grade(folder, out)
+    assert not out.exists()
+
+
+def test_a_folder_without_notebooks_and_a_chapter_that_there_is_not_are_told(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["grade", str(tmp_path / "empty"), "--out", str(tmp_path / "g.csv")]) == 1
+    assert "no .ipynb or .py" in capsys.readouterr().err
+    assert cli.main(["grade", str(tmp_path / "gone"), "--out", str(tmp_path / "g.csv")]) == 1
+    assert "is no folder" in capsys.readouterr().err
+    assert cli.main(["check", "x.py", "--chapter", "9"]) == 2
+    assert "no chapter 9; there are 1 to 7" in capsys.readouterr().err
+
+
+def test_values_that_begin_like_formulas_come_back_as_they_were(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("=1+1.py", "@home.py", "-x.py", "'quoted.py"):
+        (tmp_path / "in" / name).write_text("x = 1\n")
+    rows = grading.grade(tmp_path / "in", tmp_path / "g.csv")
+    assert grading.load(tmp_path / "g.csv") == rows
+    with (tmp_path / "g.csv").open() as file:
+        assert all(cell[:1] not in "=+-@" for line in csv.reader(file) for cell in line if cell)
+
+
+# --- The command ----------------------------------------------------------------------------------------
+
+
+def test_check_prints_a_table_and_json(tmp_path, capsys):
+    path, told = tmp_path / "a.py", tmp_path / "a.json"
+    path.write_text(WRONG + CHECK)
+    assert cli.main(["check", str(path), "--json", str(told), "--seed", "3"]) == 0
+    shown = capsys.readouterr().out
+    rows = json.loads(told.read_text())
+    row = next(row for row in rows if row["exercise"] == "causal-mask")
+    assert set(row) == set(COLUMNS) and row["status"] == "wrong" and row["seed"] == 3
+    assert re.search(rf"✗ causal-mask +wrong \[{row['diagnosis']}\]", shown) and "7 missing" in shown
+
+
+def test_check_of_a_refused_file_says_so_and_goes_on(tmp_path, capsys):
+    (tmp_path / "bad.ipynb").write_text("{")
+    (tmp_path / "good.py").write_text(RIGHT + CHECK)
+    assert (
+        cli.main(
+            [
+                "check",
+                str(tmp_path / "bad.ipynb"),
+                str(tmp_path / "gone.py"),
+                str(tmp_path / "good.py"),
+                "--json",
+                "-",
+            ]
+        )
+        == 1
+    )
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in rows[:2]] == ["refused", "refused"] and "passed" in {
+        row["status"] for row in rows
+    }
+
+
+def test_where_submissions_cannot_be_locked_in_grading_refuses(monkeypatch, tmp_path, capsys):
+    (tmp_path / "a.py").write_text(RIGHT + CHECK)
+    monkeypatch.setattr(grading.Sandbox, "_probe", lambda self: {"files": "this kernel offers no Landlock"})
+    assert cli.main(["check", str(tmp_path / "a.py")]) == 1
+    told = capsys.readouterr().err
+    assert (
+        "files: this kernel offers no Landlock" in told and "--weak-sandbox" in told and "container" in told
+    )
+    assert cli.main(["check", str(tmp_path / "a.py"), "--weak-sandbox"]) == 0
+    assert "✓ causal-mask" in capsys.readouterr().out
+
+
+def test_the_lock_is_tried_not_believed(monkeypatch, tmp_path):
+    """Without the lock the probe finds every door open."""
+    from attn_course.grading import sandbox as home
+
+    broken = tmp_path / "confine.py"
+    source = (home.HERE / "confine.py").read_text()
+    broken.write_text(
+        source.replace("    missing: dict[str, str] = {}\n    allowed", "    return {}\n    allowed")
+    )
+    assert broken.read_text() != source
+    fill = grading.Sandbox._fill
+    monkeypatch.setattr(
+        grading.Sandbox,
+        "_fill",
+        lambda self: (fill(self), (self.folder / "code" / "confine.py").write_text(broken.read_text())),
+    )
+    with grading.Sandbox(weak=True) as opened:
+        assert {"files", "network", "processes"} <= set(opened.missing)
+    with pytest.raises(grading.SandboxError, match=r"could be (read|written)"):
+        grading.Sandbox()
+
+
+def test_the_sandbox_holds_neither_judge_nor_answers(sandbox):
+    names = {path.name for path in sandbox.folder.rglob("*.py")}
+    assert "runner.py" in names and "chapter1.py" in names
+    assert not {"judge.py", "core.py", "panel.py"} & names and not [
+        name for name in names if "answers" in name
+    ]
+    text = "".join(path.read_text() for path in sandbox.folder.rglob("*.py"))
+    for exercise in catalog():
+        solution = [
+            line.strip()
+            for line in str(exercise.solution()).splitlines()
+            if line.strip().startswith("return ")
+        ]
+        assert solution, exercise.id
+        for line in solution:
+            assert len(line) < 25 or line not in text, f"{exercise.id}: {line}"
+
+
+def test_the_sandbox_leaves_no_folder_and_no_process_behind():
+    with grading.Sandbox() as opened:
+        folder, pid = opened.folder, opened.process.pid
+        assert folder.exists()
+    time.sleep(0.1)
+    assert not folder.exists() and not Path(f"/proc/{pid}").exists()
+
+
+def test_the_doctor_says_what_the_sandbox_can_do():
+    assert "sandbox works" in grading.protections()["grading"]
