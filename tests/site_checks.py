@@ -6,6 +6,8 @@ one; `Site` holds the checks that need the files alone.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections import deque
 from functools import cached_property
@@ -123,7 +125,7 @@ OPEN_ALL = """() => {
 COLOURS = ["color-contrast", "link-in-text-block"]
 # In the dark only what depends on colours is looked at again.
 AXE = """async (only) => {
-  const options = {resultTypes: ['violations']};
+  const options = {resultTypes: ['violations'], preload: false}; // asks for no style sheet again
   if (only) options.runOnly = {type: 'rule', values: only};
   const result = await axe.run(document, options);
   return result.violations.filter((v) => ['serious', 'critical'].includes(v.impact)).map((v) =>
@@ -149,6 +151,41 @@ def errors_shown(html: str) -> list[str]:
         for box in soup.select(".traceback")
         if not box.find_parent(class_="tag_raises-exception")
     ]
+
+
+def policy_faults(html: str) -> list[str]:
+    """What a page allows that it should not: other hosts, scripts that nobody named, scripts before the text."""
+    soup = BeautifulSoup(html, "html.parser")
+    meta = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})
+    if meta is None:
+        return ["no content-security policy"]
+    rules = {part.split()[0]: part.split()[1:] for part in str(meta["content"]).split(";") if part.strip()}
+    faults = []
+    if rules.get("default-src") != ["'none'"] or rules.get("base-uri") != ["'none'"]:
+        faults.append("what is not named is not refused")
+    scripts = rules.get("script-src", [])
+    loose = [one for one in scripts if one != "'self'" and not one.startswith("'sha256-")]
+    faults += [f"scripts from {one}" for one in loose]
+    hosts = [one for values in rules.values() for one in values if not one.startswith("'") and one != "data:"]
+    faults += [f"another host: {one}" for one in hosts]
+    named = {one for one in scripts if one.startswith("'sha256-")}
+    for script in soup.find_all("script"):
+        if script.get("src"):
+            if not (script.has_attr("defer") or script.has_attr("async")):
+                faults.append(f"{script['src']} holds up the text")
+        elif script.get("type") != "application/json":
+            digest = base64.b64encode(
+                hashlib.sha256(script.string.encode() if script.string else b"").digest()
+            ).decode()
+            if f"'sha256-{digest}'" not in named:
+                faults.append(f"an inline script that is not named: {str(script.string)[:60]!r}")
+            named.discard(f"'sha256-{digest}'")
+    faults += [f"a hash of nothing: {one}" for one in sorted(named)]
+    for tag in soup.find_all(True):
+        faults += [f"{tag.name} has {name}" for name in tag.attrs if name.startswith("on")]
+        if str(tag.get("href", "")).strip().lower().startswith("javascript:"):
+            faults.append(f"{tag.name} leads to a script")
+    return faults
 
 
 class Site:

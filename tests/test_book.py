@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import re
 import subprocess
 import sys
@@ -28,9 +29,10 @@ import browser as browsers  # noqa: E402  (tools/)
 import site_sample  # noqa: E402
 from attn_book import papers  # noqa: E402
 from attn_book.upgrade import Upgrade, address  # noqa: E402
-from site_checks import CHECKS, Look, Site, errors_shown, markup_left  # noqa: E402
+from site_checks import CHECKS, Look, Site, errors_shown, markup_left, policy_faults  # noqa: E402
 
 from tools import site as book_site  # noqa: E402
+from tools import weigh  # noqa: E402
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -210,6 +212,207 @@ def test_every_entry_of_the_bibliography_has_an_address_and_is_cited(book: Serve
     listed = {item["id"] for item in book.site.soups["book/references.html"].select(".references li")
               if item.select(".cited-in")}  # fmt: skip
     assert set(entries.entries) == listed
+
+
+# --- What a page loads, and what it may do ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_light_or_holds_something_to_touch(book: Served, chromium: Browser, page: str) -> None:
+    weight = weigh.weigh(chromium, book.look.base, page)
+    assert weight.faults() == [], weigh.table([weight])
+    assert weight.frame > 20_000 and weight.total == sum(weight.requests.values())
+    assert not [url for url in weight.requests if re.search("awesome|webfont", url, re.IGNORECASE)]
+    assert any("searchindex" in url for url in weight.requests) == (page == "search.html")
+
+
+def test_only_pages_with_an_interactive_figure_pay_for_it(book: Served, chromium: Browser) -> None:
+    for page in ("notebooks/07_hybrid.html", "notebooks/02_positional.html"):
+        weight = weigh.weigh(chromium, book.look.base, page)
+        paid = [url for url in weight.requests if "/figures/" in url]
+        assert bool(paid) == weight.interactive == ("attn-figure" in book.site.html(page)), page
+
+
+def test_a_page_that_is_too_heavy_is_found(chromium: Browser, tmp_path: Path) -> None:
+    (tmp_path / "noise.bin").write_bytes(random.Random(3).randbytes(700_000))
+    style = "img { display: block; margin-top: 9000px }"
+    (tmp_path / "page.html").write_text(
+        f"<style>{style}</style><p>a<img src='noise.bin' loading='lazy' alt='' width=9 height=9>"
+        "<script src='big.js'></script>"
+    )
+    (tmp_path / "big.js").write_text("//" + base64.b64encode(random.Random(5).randbytes(400_000)).decode())
+    server = book_site.server(tmp_path)
+    weight = weigh.weigh(chromium, f"http://127.0.0.1:{server.server_address[1]}", "page.html")
+    server.shutdown()
+    assert weight.later == 700_000 and weight.figures == 0 and 400_000 < weight.frame < 450_000
+    assert [fault.split(":")[0] for fault in weight.faults()] == ["the frame"]
+    weight.figures += 400_000
+    assert [fault.split(":")[0] for fault in weight.faults()] == [
+        "the frame",
+        "figures at once",
+        "at once",
+        "in all",
+    ]
+    weight.interactive = True
+    assert [fault.split(":")[0] for fault in weight.faults()] == ["in all"]
+
+
+@pytest.mark.parametrize("page", [*PAGES, "index.html"])
+def test_a_page_names_the_scripts_that_may_run_and_none_holds_up_its_text(book: Served, page: str) -> None:
+    assert policy_faults(book.site.html(page)) == []
+
+
+POLICY = "default-src 'none'; script-src 'self'{}; style-src 'self' 'unsafe-inline'; base-uri 'none'"
+LAX_PAGES = {
+    "no policy": ("<p>", "no content-security"),
+    "everything": (POLICY.replace("'none'; s", "*; s").format(""), "not refused"),
+    "any inline script": (POLICY.format(" 'unsafe-inline'"), "scripts from 'unsafe-inline'"),
+    "eval": (POLICY.format(" 'unsafe-eval'"), "scripts from 'unsafe-eval'"),
+    "another host": (POLICY.format(" https://cdn.invalid"), "another host: https://cdn.invalid"),
+    "a forgotten hash": (POLICY.format(" 'sha256-AAAA'"), "a hash of nothing"),
+    "a script that is not named": (POLICY.format("") + '"><script>1</script><p class="', "not named"),
+    "a handler": (POLICY.format("") + '"><p onclick="1" class="', "p has onclick"),
+    "a link that runs": (POLICY.format("") + '"><a href="javascript:1" class="', "leads to a script"),
+    "a script in the way": (
+        POLICY.format("") + '"><script src="a.js"></script><p class="',
+        "holds up the text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAX_PAGES)
+def test_a_lax_policy_is_found(name: str) -> None:
+    policy, fault = LAX_PAGES[name]
+    html = policy if policy == "<p>" else f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    assert [one for one in policy_faults(html) if fault in one], policy_faults(html)
+
+
+def test_what_was_not_written_here_is_refused(book: Served, chromium: Browser) -> None:
+    page = chromium.new_page()
+    page.goto(f"{book.look.base}/notebooks/02_positional.html")
+    refused = page.evaluate(
+        """async () => {
+          const refused = [];
+          addEventListener('securitypolicyviolation', (event) => refused.push(event.effectiveDirective));
+          const script = document.createElement('script');
+          script.textContent = 'globalThis.ran = true';
+          document.body.append(script);
+          const button = document.createElement('button');
+          button.setAttribute('onclick', 'globalThis.ran = true');
+          button.click();
+          new Image().src = 'http://elsewhere.invalid/a.png';
+          await fetch('http://elsewhere.invalid/').catch(() => {});
+          document.body.insertAdjacentHTML('beforeend', '<iframe src="http://elsewhere.invalid/"></iframe>');
+          await new Promise((done) => setTimeout(done, 300));
+          return [globalThis.ran ?? false, refused.sort()];
+        }"""
+    )
+    page.close()
+    assert refused == [False, ["connect-src", "frame-src", "img-src", "script-src-attr", "script-src-elem"]]
+
+
+def test_text_formulas_and_pictures_are_there_without_any_script(book: Served, chromium: Browser) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for chapter in CHAPTERS[:2]:
+        page.goto(f"{book.look.base}/{chapter}.html")
+        for what in ("article p", "article mjx-container", "article .cell_output pre", "nav a"):
+            assert page.locator(f"{what}:visible").first.inner_text(), what
+        picture = page.locator("article figure img").first
+        picture.scroll_into_view_if_needed()
+        assert picture.is_visible() and picture.bounding_box()["width"] > 200  # type: ignore[index]
+        assert not page.locator(".theme-switch-button").first.is_visible()  # it would do nothing
+    context.close()
+
+
+def test_pictures_wait_until_they_come_near_and_nothing_jumps(book: Served, chromium: Browser) -> None:
+    for chapter in CHAPTERS:
+        pictures = book.site.soups[f"{chapter}.html"].select("article figure img")
+        assert len(pictures) >= 4
+        for picture in pictures:
+            assert (
+                picture["loading"] == "lazy" and int(picture["width"]) > 100 and int(picture["height"]) > 50
+            )
+    page = chromium.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{book.look.base}/{CHAPTERS[6]}.html")
+    shapes = """() => [...document.querySelectorAll('article figure img')].map((img) => {
+      const box = img.getBoundingClientRect();
+      return [img.complete && img.naturalWidth > 0, box.width / box.height, img.width > 0 ? Math.round(box.height) : 0];
+    })"""
+    before = page.evaluate(shapes)
+    page.evaluate("() => { for (const img of document.images) img.loading = 'eager'; }")
+    page.wait_for_load_state("networkidle")
+    page.wait_for_function("() => [...document.querySelectorAll('article img')].every((img) => img.complete)")
+    after = page.evaluate(shapes)
+    page.close()
+    assert not before[-1][0] and all(loaded for loaded, _, _ in after)
+    assert [height for _, _, height in before] == [height for _, _, height in after]
+
+
+def works(page: Page, base: str) -> list[str]:
+    """Go through the book as a reader does, from this address; return what went wrong."""
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("requestfailed", lambda r: None if "ABORTED" in (r.failure or "") else wrong.append(r.url))
+    page.goto(f"{base}/index.html")
+    page.wait_for_url("**/book/intro.html")
+    page.locator("nav.bd-links a", has_text="Positional encoding").first.click()
+    page.wait_for_url("**/02_positional.html")
+    page.locator(".attn-figure").first.scroll_into_view_if_needed()
+    page.wait_for_selector(".attn-figure[data-ready]")
+    page.locator(".attn-figure input[type=range]:visible").first.press("ArrowRight")
+    page.keyboard.press("Control+k")
+    page.wait_for_selector("#pst-search-dialog[open] input")
+    page.keyboard.type("rotary")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=rotary")
+    page.wait_for_selector("#search-results li a")
+    page.locator("#search-results li a").first.click()
+    page.wait_for_selector("article h1")
+    mode = page.evaluate("() => document.documentElement.dataset.mode")
+    page.locator(".theme-switch-button:visible").first.click()
+    if page.evaluate("() => document.documentElement.dataset.mode") == mode:
+        wrong.append("the colours do not switch")
+    return wrong
+
+
+@pytest.mark.parametrize("place", ["a server", "a path below a server", "a disk"])
+def test_a_reader_goes_through_the_book_from(
+    place: str, book: Served, chromium: Browser, tmp_path: Path
+) -> None:
+    page = chromium.new_page()
+    if place == "a server":
+        assert works(page, book.look.base) == []
+    elif place == "a disk":
+        assert works(page, book.site.folder.as_uri()) == []
+    else:
+        (tmp_path / "some").mkdir()
+        (tmp_path / "some" / "place").symlink_to(book.site.folder, target_is_directory=True)
+        server = book_site.server(tmp_path)
+        assert works(page, f"http://127.0.0.1:{server.server_address[1]}/some/place") == []
+        server.shutdown()
+    page.close()
+
+
+def test_code_is_copied_and_the_sidebar_opens_on_a_phone(book: Served, chromium: Browser) -> None:
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = context.new_page()
+    page.goto(f"{book.look.base}/{CHAPTERS[0]}.html")
+    page.locator(".primary-toggle").first.tap()
+    page.wait_for_selector("#pst-primary-sidebar-modal[open] nav.bd-links")
+    page.keyboard.press("Escape")
+    page.locator(".secondary-toggle").first.tap()
+    page.wait_for_selector("#pst-secondary-sidebar-modal[open]")
+    context.close()
+    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{book.look.base}/{CHAPTERS[0]}.html")
+    cell = page.locator("div.cell_input div.highlight", has_text="import matplotlib").first
+    cell.hover()
+    cell.locator("button.copybtn").click()
+    assert "import matplotlib.pyplot as plt" in page.evaluate("() => navigator.clipboard.readText()")
+    context.close()
 
 
 # --- A sample chapter that uses everything ----------------------------------------------------------
@@ -412,6 +615,17 @@ UPGRADES = {
         "> **Trap.** x\n>\n> ```\n> > **Note.** y\n> ```",
         "\n::::::{admonition} Trap\n:class: trap\n\nx\n\n```\n> **Note.** y\n```\n::::::\n",
     ),
+    "question": (
+        '**Question 2.** [Figure](#fig-a)?\n\n<details name="x"><summary>A. No</summary>\n\n'
+        '**Not quite.** Why.\n\n</details>\n\n<details name="x">\n<summary>B. Yes</summary>\n\n'
+        "**Right.** Because.\n\n</details>",
+        '<div class="question" role="group" aria-label="Question 2">\n\n'
+        "**Question 2.** {numref}`Figure\u00a0{number} <fig-a>`?\n\n"
+        '<details class="choice wrong" name="x"><summary>A. No</summary>\n\n'
+        '**Not quite.** Why.\n\n</details>\n\n<details class="choice right" name="x">\n'
+        "<summary>B. Yes</summary>\n\n**Right.** Because.\n\n</details>\n\n</div>",
+    ),
+    "details that are no question": ("<details name='x'>**Right.**", "<details name='x'>**Right.**"),
     "quote": ("> Not [figure](#fig-a).", "> Not {numref}`figure\u00a0{number} <fig-a>`."),
     "bold that is no kind": ("> **Notes** on x", "> **Notes** on x"),
 }

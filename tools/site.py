@@ -27,6 +27,7 @@ import yaml
 from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import lean
 import node
 
 ROOT = node.ROOT
@@ -36,9 +37,12 @@ INPUTS = (
     "package-lock.json",
     "tools/site.py",
     "tools/node.py",
+    "tools/lean.py",
     "book",
     "notebooks",
     "attn_course/widgets",
+    "attn_course/exercises",
+    "results/colab",
 )
 TOOLS = (
     "jupyter-book",
@@ -101,6 +105,7 @@ def build(root: Path = ROOT, *, force: bool = False) -> Path:
         node.node_modules()
         _sphinx(root, out)
         _front_door(root, index)
+        lean.lean(out / "html", out / "pictures")
         stamp.write_text(now)
         print(f"built in {time.perf_counter() - started:.1f} s", file=sys.stderr)
         return index

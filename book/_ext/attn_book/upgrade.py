@@ -5,6 +5,7 @@ What is written plainly                                What the book makes of it
 ``<a id="eq-NAME"></a>`` on the line before ``$$``     a label and a number for that formula
 a link to a paper whose address is in references.bib   a citation of that entry
 ``> **Predict.** …`` (Exercise, Note, Trap)            an admonition of that kind
+``**Question 1.** …`` with its ``<details>``           a group that says so, each choice marked as right or wrong
 
 It works on text alone and imports no Sphinx, so that it can be tested by itself. Code, fenced or between
 backticks, is never touched.
@@ -40,6 +41,10 @@ _EQUATION = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _STRAY_ANCHOR = re.compile(r"<a (?:id|name)=[\"'](eq-[\w-]+)[\"']>\s*</a>")
+_QUESTION = re.compile(r"\*\*(Question \d+)\.\*\* ")
+_CHOICE = re.compile(
+    r"<details (name=[^>]*>\s*<summary>.*?</summary>\s*\*\*(Right|Not quite)\.\*\*)", re.DOTALL
+)
 _PROGRESS = re.compile(r"\d+%\|.*\|\s*[\d.]+\w?/[\d.?]+")  # a text progress bar, as tqdm draws it
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _LIVE = "*(Controls to play with stand here when the notebook is running.)*"
@@ -83,7 +88,9 @@ class Upgrade:
 
     def markdown(self, text: str) -> str:
         """The text of one cell or page, upgraded."""
-        return "\n".join(self._block(kind, lines) for kind, lines in _blocks(text.split("\n")))
+        question = _QUESTION.match(text)
+        text = "\n".join(self._block(kind, lines) for kind, lines in _blocks(text.split("\n")))
+        return self._question(question[1], text) if question else text
 
     def _block(self, kind: str, lines: list[str]) -> str:
         if kind == "code":
@@ -105,6 +112,13 @@ class Upgrade:
         body = self.markdown(inside[named.end() :].strip("\n"))
         colons = ":" * max([6, *(len(run) + 1 for run in re.findall(r"^:{3,}", body, re.MULTILINE))])
         return f"\n{colons}{{admonition}} {title}\n:class: {kind}\n\n{body}\n{colons}\n"
+
+    @staticmethod
+    def _question(name: str, text: str) -> str:
+        """A question and its choices, named as a group, so that the page can draw them as what they are."""
+        kinds = {"Right": "right", "Not quite": "wrong"}
+        text = _CHOICE.sub(lambda m: f'<details class="choice {kinds[m[2]]}" {m[1]}', text)
+        return f'<div class="question" role="group" aria-label="{name}">\n\n{text}\n\n</div>'
 
     def _prose(self, text: str) -> str:
         text = _EQUATION.sub(lambda m: f"$$\n{m[2].strip()}\n$$ ({m[1]})", text)
