@@ -1187,9 +1187,49 @@ say(
 )  # fmt: skip
 
 # %% [markdown]
+# ### A lens to move
+#
+# Look for yourself: two of these scenes and a photograph, through the recorded networks of seed 0, before and after training, stage by stage.
+#
+# > **Predict, then move.** CBAM's gate of the first stage stands there. Is it better on the digit than the centre prior, the dashed line, which has seen no picture? Go to stage 3:
+# > what do the true colours say of that gate, and what the stretched ones? Switch the training off: which network's features find the digit *untrained*? Which maps find the 3, and
+# > who names it rightly? With self-attention, mark a place on the digit: where does it look? Last, the photograph: what will a network say that knows digits only?
+
+# %% tags=["nbval-ignore-output"]
+from attn_course import widgets
+
+
+def on_digit(**settings):
+    shown = {t["name"]: t["rows"] for t in lens.tables(**settings)}
+    return [row[-1] for row in shown["On the digit"]]
+
+
+lens = widgets.CNNAttentionLens(scenes)
+_, gate_1, prior_1, _ = on_digit(network="cbam", stage=1)
+untrained, features_3, _, _ = on_digit(network="plain", stage=3)
+assert gate_1 < prior_1 < features_3 and untrained > 0.5
+lens
+
+# %% tags=["remove-input"]
+looked = {picture: lens.data["maps"][picture] for picture in ("three", "photograph")}
+named = {picture: [entry[name]["after"] for name in LABELS if name in entry] for picture, entry in looked.items()}  # fmt: skip
+answers = {picture: [entry["answer"] for entry in entries] for picture, entries in named.items()}
+surest = max(named["photograph"], key=lambda entry: entry["probability"])
+gate_3 = lens.tables(network="cbam", stage=3)[0]["rows"][1]
+three = on_digit(picture="three", network="plain", stage=3)[1]
+assert 3 not in answers["three"] and three > 0.9 and gate_3[1] > 0.9
+say(
+    "On the 5, CBAM's first gate scores {gate:.2f} and the centre prior {prior:.2f}. Its third gate lies between {low:.2f} and {high:.2f}: stretched it is a picture, in true colours it dims next to nothing. The plain network's last features "
+    "score {untrained:.2f} before training already, for random weights keep ink apart from paper, and {trained:.2f} after. On the 3 they score {three:.2f}, and yet the five networks name it {answers}: to lie on the digit is not to read it. One of them "
+    "takes the photograph for the digit {surest}, with a probability of {probability:.4f}: a map and an answer come out of anything that goes in.",
+    gate=gate_1, prior=prior_1, low=gate_3[1], high=gate_3[3], untrained=untrained, trained=features_3, three=three,
+    answers=", ".join(map(str, answers["three"])), surest=surest["answer"], probability=surest["probability"],
+)  # fmt: skip
+
+# %% [markdown]
 # Two warnings go with such pictures. A map at a quarter of the resolution cannot follow a stroke, however well the network looks. And a map can look right for reasons that have
-# nothing to do with training: [Adebayo et al., 2018](https://arxiv.org/abs/1810.03292) found maps that hardly change when the network's weights are replaced by random ones. We have not
-# made that test; ours, against the masks of other scenes, shows that a map depends on *this* image, and not that training made it so.
+# nothing to do with training: [Adebayo et al., 2018](https://arxiv.org/abs/1810.03292) found maps that hardly change when the network's weights are replaced by random ones. The switch
+# in the lens makes that test for two scenes, no more; ours, against the masks of other scenes, shows that a map depends on *this* image, and not that training made it so.
 
 # %% [markdown]
 # ## The price
@@ -1364,6 +1404,114 @@ operations = gate.flops + gate.elementwise
 print(f"One map of weights: {map_gib:.0f} GiB.")
 print(f"In pieces it fits, and costs {flops / 1e9:.0f} GFLOP for each image.")
 print(f"CBAM: {operations / 1e9:.3f} billion operations. Take CBAM, with its maximum.")
+
+# %% [markdown]
+# ## Questions
+#
+# Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
+# next choice and Enter opens it.
+
+# %% [markdown]
+# **Question 1.** A new network has three CBAMs in a row, with no path around them, and all their votes are still
+# near 0. How much of the size of a feature is left behind the third one?
+#
+# <details name="chapter-3-question-1"><summary>A. 1/64</summary>
+#
+# **Right.** A CBAM has two gates, so there are six in a row, and each lets through $\sigma(0) = 1/2$:
+# $(1/2)^6 = 1/64$. Something behind them has to bring the size back (section *Why the document's network starts
+# late*).
+#
+# </details>
+#
+# <details name="chapter-3-question-1"><summary>B. 1/8</summary>
+#
+# **Not quite.** That counts one gate in each CBAM. There are two, first for channels and then for pixels, and each
+# lets through one half.
+#
+# </details>
+#
+# <details name="chapter-3-question-1"><summary>C. 1/2</summary>
+#
+# **Not quite.** One half is what a single gate lets through. The next gate gets only that, and lets through one half
+# of it: gates in a row multiply.
+#
+# </details>
+
+# %% [markdown]
+# **Question 2.** Photographs of sand and of gravel are to be told apart. The grain fills the whole picture; now and
+# then a faulty pixel of the camera shouts. A channel gate may pool by average alone or by maximum alone. Which do you
+# try first?
+#
+# <details name="chapter-3-question-2"><summary>A. The maximum: it found the mark, and averages missed it</summary>
+#
+# **Not quite.** That cue was four pixels of 1,024. Here the cue is everywhere, and what stands out in few pixels is a
+# fault. An ablation answers for its own task.
+#
+# </details>
+#
+# <details name="chapter-3-question-2"><summary>B. The average: the cue is everywhere, and one pixel hardly moves it</summary>
+#
+# **Right.** An average dilutes a cue by the share of the map that it fills, and the grain fills all of it. One pixel
+# of $n$ counts for $1/n$. Then measure, as always.
+#
+# </details>
+#
+# <details name="chapter-3-question-2"><summary>C. Either: both summaries go through the same two matrices</summary>
+#
+# **Not quite.** The matrices are the same, what they are given is not. What a summary has lost, no matrix brings
+# back, as the votes of section *By hand* show.
+#
+# </details>
+
+# %% [markdown]
+# **Question 3.** Two labels stand far apart in an image of 128 × 128 pixels, and a network has to say whether they
+# carry the same random pattern. What do you put in, and where?
+#
+# <details name="chapter-3-question-3"><summary>A. CBAM on the first map: its gates cover every pixel</summary>
+#
+# **Not quite.** They cover every pixel and compare none. A gate judges a place by pooled numbers and by its
+# neighbours; whether *this* place is like *that* one it cannot say.
+#
+# </details>
+#
+# <details name="chapter-3-question-3"><summary>B. Self-attention on the first map, 128 × 128</summary>
+#
+# **Not quite.** It can compare, but there are 16,384 pixels, and one map of their scores takes 1 GiB in float32 for
+# each image. In pieces it fits, and takes 256 times the work on pairs of a map of 32 × 32.
+#
+# </details>
+#
+# <details name="chapter-3-question-3"><summary>C. Self-attention behind two halvings, on 32 × 32</summary>
+#
+# **Right.** Comparing places far apart is what it is for, and the map is small there: 1,024 pixels, 4 MiB of scores.
+# Convolutions before it describe each patch (section *When to take it*).
+#
+# </details>
+
+# %% [markdown]
+# **Question 4.** A map puts more on a pixel of the object than on one elsewhere in 90 % of the cases. Held against
+# the masks of *other* images it still does so in 88 %. What does this map know?
+#
+# <details name="chapter-3-question-4"><summary>A. Where objects usually are, and little about this image</summary>
+#
+# **Right.** Whatever a map keeps against the masks of other images it has without looking at this one, as the centre
+# prior does. Only the step from 88 % to 90 % speaks about this image (section *Does it look at the digit?*).
+#
+# </details>
+#
+# <details name="chapter-3-question-4"><summary>B. Where this object is: 90 % is far above the 50 % of chance</summary>
+#
+# **Not quite.** One half is chance for a map that knows nothing at all. A map of where objects usually lie is above
+# it without seeing the image, so that is what to compare with.
+#
+# </details>
+#
+# <details name="chapter-3-question-4"><summary>C. Nothing: a map that fits the masks of other images is blind</summary>
+#
+# **Not quite.** Blind chance would be 50 %. It knows in general where objects lie, and the step from 88 % to 90 % is
+# about this image.
+#
+# </details>
 
 # %% [markdown]
 # ## What we know now

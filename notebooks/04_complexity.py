@@ -1148,6 +1148,118 @@ print(f"bounds: {both[0].seconds / both[1].seconds:,.0f} times")
 print(f"FLOPs: {proposal.flops / alternative.flops:,.0f} times, which predicts nothing")
 
 # %% [markdown]
+# ## Questions
+#
+# Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
+# next choice and Enter opens it.
+
+# %% [markdown]
+# **Question 1.** A text is four times as long as the model is wide, $n = 4\,d_{model}$. Which part of the FLOPs of
+# its self-attention is in the two products with $n^2$?
+#
+# <details name="chapter-4-question-1"><summary>A. 1/2</summary>
+#
+# **Not quite.** The two are equal where the square overtakes, at $n = 2\,d_{model}$. This text is twice as long as
+# that.
+#
+# </details>
+#
+# <details name="chapter-4-question-1"><summary>B. 2/3</summary>
+#
+# **Right.** With $n = 4d$ the projections take $8nd^2 = 32d^3$ and the square $4n^2d = 64d^3$: 64 of 96
+# ([equation](#eq-flops)).
+#
+# </details>
+#
+# <details name="chapter-4-question-1"><summary>C. 4/5</summary>
+#
+# **Not quite.** That weighs $n$ against $d_{model}$ alone, 4 to 1. There are four projections and only two products
+# of the other kind, so $n$ stands against $2\,d_{model}$.
+#
+# </details>
+
+# %% [markdown]
+# **Question 2.** Each of four heads looks at one key only, and no two at the same one. What is the entropy of each
+# head, and what is the entropy of the four maps' average, in nats?
+#
+# <details name="chapter-4-question-2"><summary>A. ln 4 for each head, and ln 4 for the average</summary>
+#
+# **Not quite.** A head that looks at one key is as decided as can be: $-1 \cdot \ln 1 = 0$. Only the average has its
+# weight on four keys.
+#
+# </details>
+#
+# <details name="chapter-4-question-2"><summary>B. 0 for each head, and 0 for the average</summary>
+#
+# **Not quite.** The average of four such rows has 1/4 on each of four keys, and is no longer decided. Averaging and
+# taking the entropy cannot change places.
+#
+# </details>
+#
+# <details name="chapter-4-question-2"><summary>C. 0 for each head, and ln 4 for the average</summary>
+#
+# **Right.** Averaging first makes four decided heads look like one that spreads evenly over four keys. So take the
+# entropy head by head (section *Where it breaks*).
+#
+# </details>
+
+# %% [markdown]
+# **Question 3.** A step has 10 GFLOP to do and 1 GB to move, on a machine with 200 GFLOP/s and 50 GB/s. Its memory is
+# replaced by one that is twice as fast. What is the least time of the step then?
+#
+# <details name="chapter-4-question-3"><summary>A. 60 ms</summary>
+#
+# **Not quite.** That adds 50 ms of arithmetic to 10 ms of moving. The bound is the *longer* of the two, for in the
+# best case a machine does both at once.
+#
+# </details>
+#
+# <details name="chapter-4-question-3"><summary>B. 50 ms</summary>
+#
+# **Right.** $10/200$ s are 50 ms of arithmetic, and moving takes 20 ms, now 10. The longer one binds, so faster
+# memory buys nothing here ([equation](#eq-roofline)).
+#
+# </details>
+#
+# <details name="chapter-4-question-3"><summary>C. 25 ms</summary>
+#
+# **Not quite.** That halves the whole. Only the bytes move twice as fast, and it was not them that the step waited
+# for.
+#
+# </details>
+#
+# <details name="chapter-4-question-3"><summary>D. 10 ms</summary>
+#
+# **Not quite.** That is the time for the bytes alone, 1 GB at 100 GB/s. The arithmetic still takes its 50 ms.
+#
+# </details>
+
+# %% [markdown]
+# **Question 4.** A model writes for one user: 0.5 FLOPs for each byte, nearly all of them parameters. The machine is
+# balanced at 50 FLOPs per byte. Now 16 users with short texts are served in one batch. How long does a step take?
+#
+# <details name="chapter-4-question-4"><summary>A. About as long as before, for 16 tokens</summary>
+#
+# **Right.** The step waits for the parameters, and all users share them: at most $16 \cdot 0.5 = 8$ FLOPs for each
+# byte, still far below 50. Long texts would change it, for caches are not shared (section *Why is generating text
+# slow?*).
+#
+# </details>
+#
+# <details name="chapter-4-question-4"><summary>B. About 16 times as long: there is 16 times the arithmetic</summary>
+#
+# **Not quite.** There is, but arithmetic was not what the step waited for. Its bytes hardly grow, and they bind as
+# long as there are fewer than 50 FLOPs for each.
+#
+# </details>
+#
+# <details name="chapter-4-question-4"><summary>C. About a 16th: the users share the work</summary>
+#
+# **Not quite.** A *token* costs about a 16th. The step does not: it still has to fetch every parameter once.
+#
+# </details>
+
+# %% [markdown]
 # ## What we know now
 
 # %% tags=["remove-input", "nbval-ignore-output"]

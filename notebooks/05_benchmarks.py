@@ -1091,6 +1091,119 @@ answer = (
 print(answer)
 
 # %% [markdown]
+# ## Questions
+#
+# Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
+# next choice and Enter opens it.
+
+# %% [markdown]
+# **Question 1.** On a GPU, the product of two 4,096 × 4,096 matrices takes 0.03 ms by your clock, and that of two
+# 8,192 × 8,192 matrices takes 0.03 ms as well. What is most likely wrong?
+#
+# <details name="chapter-5-question-1"><summary>A. The warm-up is missing</summary>
+#
+# **Not quite.** First calls are too *long*, and differ from each other. They do not make eight times the work look
+# like the same.
+#
+# </details>
+#
+# <details name="chapter-5-question-1"><summary>B. One run was taken where a median is needed</summary>
+#
+# **Not quite.** A single run scatters, mostly upwards. It will not bring two products of unlike size to the same
+# short time.
+#
+# </details>
+#
+# <details name="chapter-5-question-1"><summary>C. Nothing waits for the device before the clock is read</summary>
+#
+# **Right.** Eight times the work in the same time: the clock does not see the work. And $2 \cdot 4096^3$ FLOPs
+# in 0.03 ms would be over 4,500 TFLOP/s, far above the data sheet of any card in this chapter.
+#
+# </details>
+
+# %% [markdown]
+# **Question 2.** After some keys a query has the maximum $m = 2$, the sum $\ell = 3$ and the output $o = 12$. The
+# last key has the score $2 + \ln 3$ and the value 8. What is the query's output?
+#
+# <details name="chapter-5-question-2"><summary>A. 5</summary>
+#
+# **Not quite.** That is $(12 + 8)/(3 + 1)$: the new key was added to sums that still belong to the old maximum. Both
+# have to be multiplied by $e^{-\ln 3} = 1/3$ first.
+#
+# </details>
+#
+# <details name="chapter-5-question-2"><summary>B. 6</summary>
+#
+# **Right.** The maximum rises by $\ln 3$, so both sums shrink to a third: $\ell = 1$ and $o = 4$. With the new key
+# they are 2 and 12, and $12/2 = 6$ (section *Attention without the map*).
+#
+# </details>
+#
+# <details name="chapter-5-question-2"><summary>C. 10</summary>
+#
+# **Not quite.** That is $(12 + 8)/2$: the sum of exponentials was brought to the new maximum, the output was not.
+# Both are sums of the same exponentials.
+#
+# </details>
+
+# %% [markdown]
+# **Question 3.** A change takes 0.97 [0.96, 0.98] times as long as the old code. In the same run the control, the old
+# code against itself, took 0.99 [0.95, 1.03]. Is the change faster?
+#
+# <details name="chapter-5-question-3"><summary>A. This run cannot tell</summary>
+#
+# **Right.** The same code differed from itself by as much. The control's interval is what no other ratio of the run
+# may claim to see; more rounds on a quieter machine may narrow it (section *One after the other, or in turns?*).
+#
+# </details>
+#
+# <details name="chapter-5-question-3"><summary>B. Yes: its interval does not contain 1</summary>
+#
+# **Not quite.** An interval knows the scatter that it was made from, and nothing of the noise that the control shows.
+# It has to lie outside the control's as well.
+#
+# </details>
+#
+# <details name="chapter-5-question-3"><summary>C. Yes, by 2 %: 0.97 divided by 0.99</summary>
+#
+# **Not quite.** The control is no factor to divide by. What it tells is its width: how far from 1 a ratio comes in
+# this run when nothing has changed.
+#
+# </details>
+#
+# <details name="chapter-5-question-3"><summary>D. No: the two are equally fast</summary>
+#
+# **Not quite.** That was not shown either. Between *faster* and *equal* lies *not to be seen with this run*, which is
+# the honest answer.
+#
+# </details>
+
+# %% [markdown]
+# **Question 4.** A 5 × 5 convolution is bound by arithmetic, and takes 0.6 times its lower bound. The stopwatch is in
+# order, the output is right. What can explain it?
+#
+# <details name="chapter-5-question-4"><summary>A. Its operands came from a cache, so fewer bytes were moved</summary>
+#
+# **Not quite.** That shortens the time for bytes, which does not bind here. The bound is the longer of two times, and
+# the arithmetic is the same.
+#
+# </details>
+#
+# <details name="chapter-5-question-4"><summary>B. It computed and moved numbers at the same time</summary>
+#
+# **Not quite.** The bound already allows that: it takes the longer of the two times, not their sum. So it cannot be
+# beaten in this way.
+#
+# </details>
+#
+# <details name="chapter-5-question-4"><summary>C. It does fewer multiplications than are counted, or the ceiling is too low</summary>
+#
+# **Right.** One of the two numbers in the bound is wrong: the count, if the kernel knows a trick, or the rate of the
+# matrix product that gave the ceiling. Another experiment has to say which.
+#
+# </details>
+
+# %% [markdown]
 # ## What we know now
 
 # %% tags=["remove-input"]

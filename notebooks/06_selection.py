@@ -1177,6 +1177,43 @@ for fact, (count, groups) in effect.items():
     print(f"{fact}: changes the first answer in {count} of {groups} cases")
 
 # %% [markdown]
+# ## Ask it yourself
+#
+# The selector once more, as a form that answers at once. It begins where this chapter began: 224 × 224 places, 256 channels, and 2 GiB. Each candidate has a dot for the memory that it needs, with its map held whole, and one for its predicted time; a crossed dot is left out.
+#
+# > **Predict.** How much memory brings `SelfAttention2D`, the document's choice, back to the first place? Which limit of time leaves gates alone? And what changes if the task is to find *where* something is?
+#
+# Move the memory, type the sizes of your own data, and open a candidate to see which measured rows its numbers rest on.
+
+# %% tags=["nbval-ignore-output"]
+from attn_course import widgets
+
+chooser = widgets.Chooser()
+_, kept, left_out, *_ = chooser.tables()
+assert [row[0] for row in left_out["rows"]] == ["CNN Self-Attention"]
+chooser
+
+# %% tags=["remove-input"]
+first_seconds, needed_gib = kept["rows"][0][4], left_out["rows"][0][3] / 2**30
+roomy = 2 ** math.ceil(math.log2(needed_gib))
+more, quick, where = (
+    chooser.tables(**facts)[1]["rows"]
+    for facts in (
+        {"memory_bytes": roomy * 2**30},
+        {"latency_s": 1.0},
+        {"task_type": "detection"},
+    )
+)
+assert more[0][0] == "CNN Self-Attention" and all(row[5] <= 3 for row in quick)
+assert where[0] != kept["rows"][0]
+say(
+    "At 2 GiB the document's choice is out: compiled, its two maps take {need:.1f} GiB. With {roomy} GiB it is the first again, for it was measured on images and attention over tokens was not. Both take about {seconds:.0f} s for one photograph on *{machine}*. "
+    "With 1 s to spend, {count} gates remain, and *{best}* comes first: {ms:.0f} ms, reaching {reach} places. If the task is to find where something is, the order is *places, then time*, and {there} is first, although attention over all places would fit.",
+    need=needed_gib, roomy=roomy, seconds=first_seconds, machine=chooser.settings["machine"], count=len(quick),
+    best=quick[0][0], ms=quick[0][4] * 1e3, reach=quick[0][5], there=where[0][0],
+)  # fmt: skip
+
+# %% [markdown]
 # ## Where it breaks
 #
 # A selector is only as good as its questions. Four that have no answer:
@@ -1225,6 +1262,112 @@ assert advice[500]["implementation"] == "sliding_window_attention"
 
 # %% [markdown]
 # To be asked back: is that per layer, or may several layers add up to 500? Is it to be trained too? On which machine, and does anybody know that 500 suffice, or is it hoped?
+
+# %% [markdown]
+# ## Questions
+#
+# Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
+# next choice and Enter opens it.
+
+# %% [markdown]
+# **Question 1.** News has to pass between two tokens that are 300 places apart. Every layer has a window that reaches
+# 64 places to each side. How many layers does it take at least?
+#
+# <details name="chapter-6-question-1"><summary>A. 1: the window passes over the whole sequence</summary>
+#
+# **Not quite.** Every token has a window of its own, and all look at the same moment. What one layer brought is
+# handed on by the next one, by 64 places.
+#
+# </details>
+#
+# <details name="chapter-6-question-1"><summary>B. 3: a layer sees 129 places, and three see 387</summary>
+#
+# **Not quite.** A window is 129 places wide, but reaches 64 to each side, and news travels to one side: three layers
+# carry it over 192 places.
+#
+# </details>
+#
+# <details name="chapter-6-question-1"><summary>C. 5: four layers reach 256 places, five reach 320</summary>
+#
+# **Right.** Layers times reach must be at least 300. That says what *can* be heard; whether training finds the way is
+# another question (section *What the window loses*).
+#
+# </details>
+
+# %% [markdown]
+# **Question 2.** A program lays the mask of a window of 64 over full attention to 8,192 tokens. About 1.6 % of the
+# pairs are allowed. What does the mask save?
+#
+# <details name="chapter-6-question-2"><summary>A. Nothing: all scores are made, and most are thrown away</summary>
+#
+# **Right.** The work is done before the mask looks at it. To save, the scores that nobody may see must never be made,
+# as in `sliding_window_attention` (section *The price*).
+#
+# </details>
+#
+# <details name="chapter-6-question-2"><summary>B. Time: scores that are masked are not computed</summary>
+#
+# **Not quite.** The product of queries and keys knows nothing of the mask: it makes all $n^2$ scores, and the mask
+# replaces most of them.
+#
+# </details>
+#
+# <details name="chapter-6-question-2"><summary>C. Memory: weights of 0 need not be stored</summary>
+#
+# **Not quite.** A zero takes as much room as any other number. The map is as large as before, and the mask has $n^2$
+# entries of its own.
+#
+# </details>
+
+# %% [markdown]
+# **Question 3.** Any two of 10,000 tokens may decide together. There are 2 GiB. Full attention takes 90 ms and 1.5
+# GiB; four layers with a window of 500 take 20 ms and 0.4 GiB; a gate takes 2 ms and 0.1 GiB. Which one do you take?
+#
+# <details name="chapter-6-question-3"><summary>A. The gate: it is the fastest that fits</summary>
+#
+# **Not quite.** What is asked for is the fastest of the candidates that *serve the need*, and a gate compares no
+# token with another. The need comes before [equation](#eq-choice).
+#
+# </details>
+#
+# <details name="chapter-6-question-3"><summary>B. Full attention: it serves the need, and it fits</summary>
+#
+# **Right.** The need comes first and leaves one candidate, and 1.5 GiB are within 2. That it is the slowest does not
+# matter any more (section *Three cases by hand*).
+#
+# </details>
+#
+# <details name="chapter-6-question-3"><summary>C. The windows: they fit, and reach far enough by depth</summary>
+#
+# **Not quite.** Four times 500 are 2,000 places. Tokens that are farther apart never hear of each other, and the
+# output would not show that anything is missing.
+#
+# </details>
+
+# %% [markdown]
+# **Question 4.** A colleague's selector is right at first in 90 % of 200 scenarios. You try *fewest FLOPs* on the
+# same scenarios: 90 % too. What do you say?
+#
+# <details name="chapter-6-question-4"><summary>A. It is a good selector: 90 % is the goal of this chapter</summary>
+#
+# **Not quite.** A share means little alone. Beside the goal stood what simple rules reach on the same scenarios, and
+# here the simple rule reaches as much.
+#
+# </details>
+#
+# <details name="chapter-6-question-4"><summary>B. Fewest FLOPs knows the machine as well as the selector does</summary>
+#
+# **Not quite.** The rule knows nothing of any machine. That both are right equally often says something about the
+# scenarios: they do not part the two.
+#
+# </details>
+#
+# <details name="chapter-6-question-4"><summary>C. These scenarios do not show that it knows more than a count</summary>
+#
+# **Right.** A test has to be one that the simple rule fails. Scenarios where bytes or the machine decide would tell
+# (section *Is the selector right?*).
+#
+# </details>
 
 # %% [markdown]
 # ## What we know now

@@ -968,7 +968,114 @@ for entry in AttentionSelector.consider(**shelf, reach=95, accuracy=0.9):
 # %% [markdown]
 # The selector knows only what was measured: of the whole networks in this book one was right on the far task. It does not know the dilated network, which is this book's best answer to *try first*; it is no attention. If which box belongs to which lid depends on how they look,
 # holes will not do, for their way is fixed, and the hybrid is worth its price.
+
+# %% [markdown]
+# ## Questions
 #
+# Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
+# next choice and Enter opens it.
+
+# %% [markdown]
+# **Question 1.** A feature map has 3 rows and 5 columns. Its places become tokens in the order in which a page is
+# read. Which token is the place in row 2, column 1, everything counted from 0?
+#
+# <details name="chapter-7-question-1"><summary>A. Token 11</summary>
+#
+# **Right.** Two rows of five come before it, and one place in its own row: $2 \cdot 5 + 1 = 11$. The number of
+# columns counts, $i \cdot W + j$ (section *By hand*).
+#
+# </details>
+#
+# <details name="chapter-7-question-1"><summary>B. Token 7</summary>
+#
+# **Not quite.** That is $2 \cdot 3 + 1$, with the number of *rows*. What comes before it are two whole rows, and a
+# row has as many places as there are columns.
+#
+# </details>
+#
+# <details name="chapter-7-question-1"><summary>C. Token 5</summary>
+#
+# **Not quite.** That is $1 \cdot 3 + 2$, read column by column. Code that does so works on a square map too, with the
+# map mirrored at its diagonal.
+#
+# </details>
+
+# %% [markdown]
+# **Question 2.** A hybrid makes its tokens by `x.reshape(B, H * W, C)`. After training it names 95 % of the test
+# images rightly. Are its tokens right?
+#
+# <details name="chapter-7-question-2"><summary>A. Yes: with the wrong tokens it would not have learned</summary>
+#
+# **Not quite.** The numbers are mixed in the same way in every image, and a network can learn from that. Accuracy is
+# no test of a reshape.
+#
+# </details>
+#
+# <details name="chapter-7-question-2"><summary>B. No, and a map of known numbers shows it at once</summary>
+#
+# **Right.** Number the places, so that each value tells where it came from: a token must hold one value of each
+# channel, and this one holds neighbours from one channel (section *By hand*).
+#
+# </details>
+#
+# <details name="chapter-7-question-2"><summary>C. No, but it matters for speed only, as the shape is right</summary>
+#
+# **Not quite.** The shape is right and the content is not: positions, and maps laid over the image, then belong to no
+# place of the image.
+#
+# </details>
+
+# %% [markdown]
+# **Question 3.** In a task the place matters, and yet a hybrid *without* positions is hardly worse than one with
+# them. Which explanation do you test first?
+#
+# <details name="chapter-7-question-3"><summary>A. The residual path tells each block the order of the tokens</summary>
+#
+# **Not quite.** The residual path treats each token by itself. If the tokens are shuffled, everything in the blocks
+# is shuffled alike, and the mean stays as it was.
+#
+# </details>
+#
+# <details name="chapter-7-question-3"><summary>B. In truth the place does not matter</summary>
+#
+# **Not quite.** That would be the finding if no other way could tell the cells where they are. There is one, in front
+# of the tokens, and it is easily tested.
+#
+# </details>
+#
+# <details name="chapter-7-question-3"><summary>C. Zero padding tells cells near a border where they are</summary>
+#
+# **Right.** Show the same content at every place, and compare the cells before any position is added, as this chapter
+# did with six equal digits (section *Does it know where a token stood?*).
+#
+# </details>
+
+# %% [markdown]
+# **Question 4.** On a form, the signature always stands 600 pixels below the printed name, and the two have to be
+# compared. Which network do you try first, so that others have something to beat?
+#
+# <details name="chapter-7-question-4"><summary>A. Convolutions with holes, which reach from one to the other</summary>
+#
+# **Right.** A far place decides, and always in the same way, so the way can be learned once and for all. On the
+# mirrored strip reach did it, not attention (section *When to take it*).
+#
+# </details>
+#
+# <details name="chapter-7-question-4"><summary>B. A hybrid with positions: only attention carries news so far</summary>
+#
+# **Not quite.** It can, and so can other things that reach. A hybrid is worth its price where *which* far places
+# decide depends on what is seen.
+#
+# </details>
+#
+# <details name="chapter-7-question-4"><summary>C. A plain convolutional network, trained for longer</summary>
+#
+# **Not quite.** What lies outside its receptive field cannot matter, however long it is trained. That was the trouble
+# with which this chapter began.
+#
+# </details>
+
+# %% [markdown]
 # ## What we know now
 
 # %% tags=["remove-input"]

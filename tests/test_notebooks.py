@@ -15,6 +15,7 @@ import jupytext
 import nbformat
 import psutil
 import pytest
+import questions
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tools import notebooks, repository
@@ -25,6 +26,9 @@ IDS = [path.stem for path in CHAPTERS]
 
 LONGEST_CODE = 30
 LONGEST_PROSE = 130
+LONGEST_QUESTION = 80
+EXPLANATION = range(12, 61)
+CHOICES = range(3, 5)
 
 
 def tags(cell):
@@ -182,7 +186,8 @@ def _lines(cell):
 
 def wordy(notebook):
     """Prose cells of more than 130 words, formulas, tables, code and quoted exercises apart."""
-    counts = [(cell, len(_words(cell.source))) for cell in prose(notebook)]
+    cells = [cell for cell in prose(notebook) if not questions.is_question(cell)]
+    counts = [(cell, len(_words(cell.source))) for cell in cells]
     return [f"{where(notebook, cell)} has {count} words" for cell, count in counts if count > LONGEST_PROSE]
 
 
@@ -190,6 +195,53 @@ def _words(text):
     text = re.sub(r"\$\$.*?\$\$|```.*?```", " ", text, flags=re.DOTALL)
     kept = [line for line in text.splitlines() if not line.lstrip().startswith(("|", ">"))]
     return re.findall(r"\w+(?:['’-]\w+)*", re.sub(r"\$[^$]*\$|\]\([^)]*\)|<[^>]*>", " ", "\n".join(kept)))
+
+
+def unasked(notebook):
+    """What is wrong with the questions at the end: their number, their place, and each of them."""
+    asked = questions.of(notebook)
+    found = [f"question {one.number}: {fault}" for one in asked for fault in _faults(one)]
+    if not 3 <= len(asked) <= 5:
+        found.append(f"{len(asked)} questions, expected 3 to 5")
+    if [one.number for one in asked] != list(range(1, len(asked) + 1)):
+        found.append(f"the questions are numbered {[one.number for one in asked]}")
+    names = [name for one in asked for name in one.names]
+    chapters = {name.split("-question-")[0] for name in names}
+    if len(chapters) > 1 or names != [
+        f"{chapter}-question-{i}" for chapter in chapters for i, _ in enumerate(asked, 1)
+    ]:
+        found.append(f"the folds are named {names}, expected chapter-N-question-1 and so on")
+    cells = [cell.source if cell.cell_type == "markdown" else "" for cell in notebook.cells]
+    headings = [i for i, text in enumerate(cells) if text.split("\n")[0] == questions.HEADING]
+    after = [f"**Question {i}.**" for i in range(1, len(asked) + 1)] + ["## What we know now"]
+    if len(headings) != 1 or [
+        text.startswith(start) for text, start in zip(cells[headings[0] + 1 :], after, strict=False)
+    ] != [True] * len(after):
+        found.append(f"expected {questions.HEADING}, the questions, and then ## What we know now")
+    return found
+
+
+def _faults(question):
+    """What is wrong with one question, by itself."""
+    rights = [choice.letter for choice in question.choices if choice.right]
+    letters = "".join(choice.letter for choice in question.choices)
+    if question.left:
+        yield f"neither asked nor a choice: {question.left[:60]}"
+    if len(question.choices) not in CHOICES or letters != "ABCD"[: len(letters)]:
+        yield f"its choices are {letters}, expected ABC or ABCD"
+    if len(rights) != 1 or any(choice.right is None for choice in question.choices):
+        yield f"right are {rights}; each explanation begins with Right or Not quite, and one is right"
+    if len(question.names) != 1:
+        yield f"its choices have the names {sorted(question.names)}, expected one, so that one is open at a time"
+    if len(questions.words(question.asked)) > LONGEST_QUESTION or "?" not in question.asked:
+        yield f"it asks in {len(questions.words(question.asked))} words, at most {LONGEST_QUESTION}, and with a ?"
+    for choice in question.choices:
+        if len(questions.words(choice.why)) not in EXPLANATION:
+            yield f"{choice.letter} is explained in {len(questions.words(choice.why))} words, expected 12 to 60"
+        if re.search(r"[$`*]|\b(all|none) of (the|these)\b", choice.text):
+            yield f"{choice.letter} is not plain words, or is no choice of its own: {choice.text}"
+    if len({choice.text for choice in question.choices}) < len(question.choices):
+        yield "two choices are the same"
 
 
 def speechless(notebook):
@@ -227,7 +279,7 @@ def frame(notebook):
 
 RULES = [
     incomplete, lost_outputs, unasserted, set_up, raw_markup, undescribed, too_long, wordy, speechless,
-    miscounted_figures, frame,
+    miscounted_figures, frame, unasked,
 ]  # fmt: skip
 
 
@@ -308,6 +360,20 @@ def numbered(*cells):
     return new_notebook(cells=list(cells))
 
 
+WHY = "It says in some twelve words or more why it is so, at $x = 1$."
+
+
+def asked(number, right="B", letters="ABC"):
+    """A question whose right choice is the named one."""
+    parts = [f"**Question {number}.** Which of them, and why?"]
+    for letter in letters:
+        verdict = "Right." if letter == right else "Not quite."
+        name = f"chapter-1-question-{number}"
+        parts += [f'<details name="{name}"><summary>{letter}. A choice {letter}</summary>']
+        parts += [f"**{verdict}** {WHY}", "</details>"]
+    return new_markdown_cell("\n\n".join(parts))
+
+
 def good():
     """A small notebook that keeps every rule."""
     figures = []
@@ -318,6 +384,9 @@ def good():
         code(SETUP, printed(), tags=["setup", "nbval-ignore-output"]),
         new_markdown_cell("Some prose with $x$ and `code`, and [figure](#fig-0)."),
         *figures,
+        new_markdown_cell("## Questions\n\nDecide first."),
+        *(asked(number) for number in (1, 2, 3)),
+        new_markdown_cell("## What we know now"),
         code("print(1)", printed()),
         new_markdown_cell(f"The end. [Report an error]({URL}/issues)."),
     )
@@ -397,7 +466,49 @@ BAD = {
     "two titles": (frame, lambda n: n.cells[2].update(source="# Another")),
     "no minutes": (frame, lambda n: n.cells[0].update(source="# A chapter")),
     "no way to report an error": (frame, lambda n: n.cells[-1].update(source="The end.")),
+    "two questions": (unasked, lambda n: n.cells.remove(question(n, 3))),
+    "six questions": (unasked, lambda n: insert(n, *(asked(i) for i in (4, 5, 6)))),
+    "a question left out of the count": (unasked, lambda n: insert(n, asked(5))),
+    "questions of no heading": (unasked, lambda n: respell(n, questions.HEADING, "## Exam", heading=True)),
+    "questions in another place": (unasked, lambda n: n.cells.insert(3, n.cells.pop(-3))),
+    "a choice without an explanation": (unasked, lambda n: respell(n, WHY, "No.")),
+    "a choice that explains too much": (unasked, lambda n: respell(n, WHY, "word " * 61)),
+    "two right choices": (unasked, lambda n: respell(n, "Not quite.", "Right.")),
+    "no right choice": (unasked, lambda n: respell(n, "Right.", "Not quite.")),
+    "a choice that does not say what it is": (unasked, lambda n: respell(n, "**Not quite.** ", "")),
+    "two choices": (unasked, lambda n: question(n, 2).update(source=asked(2, letters="AB").source)),
+    "five choices": (unasked, lambda n: question(n, 2).update(source=asked(2, letters="ABCDE").source)),
+    "choices in disorder": (unasked, lambda n: question(n, 2).update(source=asked(2, letters="ACB").source)),
+    "a name of another question": (unasked, lambda n: respell(n, "question-2", "question-1", every=True)),
+    "a fold with a name of its own": (unasked, lambda n: respell(n, "question-2", "question-9")),
+    "a question of 81 words": (unasked, lambda n: respell(n, "Which of them", "Which of them " + "x " * 81)),
+    "a question that asks nothing": (unasked, lambda n: respell(n, "and why?", "and why.")),
+    "a formula where none is drawn": (unasked, lambda n: respell(n, "A choice A", "It is $x$")),
+    "the same choice twice": (unasked, lambda n: respell(n, "A choice A", "A choice B")),
+    "all of the above": (unasked, lambda n: respell(n, "A choice C", "All of them: all of the above")),
+    "a fold closed inside a paragraph": (unasked, lambda n: respell(n, "\n\n</details>", "\n</details>")),
+    "an explanation that is no Markdown": (unasked, lambda n: respell(n, "</summary>\n\n", "</summary>\n")),
+    "a fold that is not closed": (unasked, lambda n: respell(n, "</details>", "")),
 }
+
+
+def question(notebook, number):
+    (cell,) = [cell for cell in notebook.cells if cell.source.startswith(f"**Question {number}.**")]
+    return cell
+
+
+def insert(notebook, *cells):
+    """More questions behind the third one."""
+    at = notebook.cells.index(question(notebook, 3)) + 1
+    notebook.cells[at:at] = cells
+
+
+def respell(notebook, old, new, *, heading=False, every=False):
+    """Change some words of the second question, once or everywhere, or of the heading."""
+    headings = [cell for cell in notebook.cells if cell.source.startswith(questions.HEADING)]
+    cell = headings[0] if heading else question(notebook, 2)
+    assert old in cell.source
+    cell.source = cell.source.replace(old, new, -1 if every else 1)
 
 
 @pytest.mark.parametrize("fault", BAD)
@@ -413,6 +524,15 @@ def test_a_code_cell_of_exactly_30_lines_and_prose_of_130_words_are_allowed():
     notebook.cells[-2].source = "print(1)\n" * LONGEST_CODE
     notebook.cells[2].source = "word " * LONGEST_PROSE
     assert too_long(notebook) == [] and wordy(notebook) == []
+
+
+def test_a_question_has_limits_of_its_own_and_other_prose_keeps_those_of_prose():
+    notebook = good()
+    respell(notebook, "Which of them", "word " * (LONGEST_QUESTION - 4) + "and")
+    respell(notebook, WHY, "word " * EXPLANATION[-1], every=True)
+    assert unasked(notebook) == [] and wordy(notebook) == []
+    notebook.cells[2].source = "word " * (LONGEST_PROSE + 1)
+    assert wordy(notebook)
 
 
 def test_braces_in_formulas_and_in_code_are_no_roles():

@@ -293,7 +293,9 @@ def _size(count: int) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{seconds * 1e3:.2g} ms"
+    """Two digits, without a power of ten: 250 ms."""
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1e3, "ms")
+    return f"{float(f'{value:.2g}'):.10f}".rstrip("0").rstrip(".") + f" {unit}"
 
 
 def _check_word(name: str, word: object, known: tuple[str, ...]) -> None:

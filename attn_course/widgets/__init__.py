@@ -16,10 +16,13 @@ from typing import Any
 
 _HOME = {
     "Figure": "figure",
+    "CNNAttentionLens": "lens",
+    "Chooser": "chooser",
+    "CostExplorer": "costs",
     "PositionClock": "clock",
 }
 
-__all__ = ["Figure", "PositionClock", "turn"]
+__all__ = ["CNNAttentionLens", "Chooser", "CostExplorer", "Figure", "PositionClock", "turn"]
 
 
 def __getattr__(name: str) -> Any:

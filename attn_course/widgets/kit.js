@@ -166,7 +166,8 @@ function steps(low, high, log) {
 }
 
 /**
- * Lines and points. `series`: `{ name, x, y, colour, dash, points, width }`; `marks`: `{ x, y, text }`.
+ * Lines and points. `series`: `{ name, x, y, colour, dash, points, width, names, letter }`; `marks`: `{ x, y, text }`.
+ * `points`: true (on the line), 'alone' or 'rings' (without it; `letter` stands in the ring); `names` are said by a pointer that rests on one.
  * A series without a name stands in no legend. `xTick` and `yTick` say a tick's value.
  */
 function plot({ title, series, x, y, xLog = false, yLog = false, xRange = null, yRange = null, width = 560,
@@ -215,9 +216,13 @@ function plot({ title, series, x, y, xLog = false, yLog = false, xRange = null, 
       }
       path += `${pen}${px(v).toFixed(1)} ${py(w).toFixed(1)}`;
       pen = 'L';
-      if (one.points) box.append(drawn('circle', { cx: px(v), cy: py(w), r: 3.5, fill: colour }));
+      if (!one.points) return;
+      const ring = one.points === 'rings';
+      const look = ring ? { r: 9, class: 'attn-ring', stroke: colour } : { r: 3.5, fill: colour };
+      box.append(drawn('circle', { cx: px(v), cy: py(w), ...look }, one.names ? drawn('title', {}, one.names[i]) : null));
+      if (ring) box.append(drawn('text', { x: px(v), y: py(w) + 4, class: 'attn-note', 'text-anchor': 'middle' }, one.letter ?? ''));
     });
-    if (path && one.points !== 'alone') {
+    if (path && !['alone', 'rings'].includes(one.points)) {
       box.append(drawn('path', { d: path, fill: 'none', stroke: colour, 'stroke-width': one.width ?? 2,
         'stroke-dasharray': one.dash ?? null }));
     }
