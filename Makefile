@@ -68,6 +68,14 @@ bench: ready ## measure this machine, peers beside it, into results/ (PRESET=smo
 scenarios: ready ## hold the selector's answers against measurements of this machine (OUT=file.json)
 	@$(PY) -m attn_course.cli scenarios run $(if $(OUT),--out $(OUT)) --resume
 
+.PHONY: student
+student: ready ## write the notebooks without outputs and answers, to hand out, into student/ (OUT=folder)
+	@$(PY) tools/student.py $(if $(OUT),--out "$(OUT)")
+
+.PHONY: colab
+colab: ready ## run the chapters that changed with Colab's versions, and record that they passed
+	@OMP_NUM_THREADS=1 $(PY) tools/colab.py record
+
 .PHONY: set-repository
 set-repository: ready ## carry the repository's address everywhere: make set-repository URL=https://github.com/OWNER/NAME
 	@$(PY) tools/repository.py $(if $(URL),"$(URL)",$(error say which: make set-repository URL=https://github.com/OWNER/NAME))

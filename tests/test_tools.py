@@ -312,7 +312,7 @@ def make(*arguments, cwd=ROOT, **variables):
 
 
 COMMANDS = ["env", "book", "serve", "test", "notebooks", "test-gpu", "lab", "experiments", "bench",
-            "scenarios", "set-repository", "constraints"]  # fmt: skip
+            "scenarios", "student", "colab", "set-repository", "constraints"]  # fmt: skip
 
 
 def test_make_help_lists_every_command_with_a_line():

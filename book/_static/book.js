@@ -14,7 +14,7 @@
     if (scrolls && !box.dataset.scrolls) {
       box.dataset.scrolls = '';
       box.tabIndex = 0;
-      if (!box.hasAttribute('role')) box.setAttribute('role', 'group');
+      if (!box.hasAttribute('role') && box.tagName !== 'FIGURE') box.setAttribute('role', 'group'); // a figure is one already
       if (!box.hasAttribute('aria-label')) box.setAttribute('aria-label', kind + ', scrolls sideways');
     } else if (!scrolls && box.dataset.scrolls !== undefined) {
       delete box.dataset.scrolls;

@@ -10,7 +10,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from . import figures, formulas, frame, papers
+from . import figures, formulas, frame, papers, teaching
 from .upgrade import Upgrade
 
 logger = logging.getLogger(__name__)
@@ -61,5 +61,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", papers.say_where_cited)
     formulas.setup(app)
     frame.setup(app)
+    teaching.setup(app)
     figures.setup(app)
     return {"version": "1", "env_version": 1, "parallel_read_safe": False, "parallel_write_safe": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from html import escape
 from importlib.metadata import version
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+from . import teaching
 from .formulas import FOLDER, has_formula
 
 BUILT_WITH = ("jupyter-book", "Sphinx", "myst-nb", "sphinx-book-theme")
@@ -94,6 +96,7 @@ def page(
     context["attn_places"] = places(app, pagename, app.env.titles[pagename].astext()) if is_page else {}
     context["attn_notebook"] = is_page and "colab" in context["attn_places"]
     context["attn_download"] = context.get("sourcename") if context["attn_notebook"] else None
+    context["attn_passed"] = teaching.passed(Path(app.srcdir)).get(PurePosixPath(pagename).name)
     if has_formula(context.get("body", "")) or has_formula(context.get("toc", "")):
         app.add_css_file(f"{FOLDER}/formulas.css")
     # The words on a fold are its name; a label of other words would hide them from who listens.

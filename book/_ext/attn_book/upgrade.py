@@ -197,6 +197,8 @@ class Upgrade:
                 output["data"] = data = {"text/html": figures.html(data[MIME], words)}
             if _WIDGET_VIEW in data:
                 output["data"] = data = {"text/markdown": _LIVE}
+            if "text/html" in data:  # the corner of a data frame names nothing, so it is no heading
+                data["text/html"] = _joined(data["text/html"]).replace("<th></th>", "<td></td>")
             if "text/markdown" in data:
                 data["text/markdown"] = self.markdown(_joined(data["text/markdown"]))
             outputs.append(output)
