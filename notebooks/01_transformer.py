@@ -301,17 +301,31 @@ say(
 )  # fmt: skip
 
 # %% [markdown]
-# In a live notebook the next cell gives you a slider for what multiplies the scores of the three tokens. At 0 all
-# keys are alike; far to the right each row chooses. In the published page it shows nothing.
+# Now take hold of it. The figure below is a microscope on the three tokens of this chapter: every number from queries, keys
+# and values to what a word receives. *Temperature* divides the scores once more, so below 1 it undoes the scale and more. Change any
+# number, or type in a sentence of your own.
+#
+# > **Predict.** The colder, the sharper the choice. At the lowest temperature, 0.1: has *bites* chosen between *dog* and *man*?
 
-# %% tags=["remove-output", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 from attn_course import widgets
 
-knob = widgets.turn(
-    lambda factor: print((factor * q @ k.T).softmax(dim=-1)),
-    factor=(0.0, 10.0),
+microscope = widgets.AttentionMicroscope(snippets=())
+cold, warm = (
+    [row[-1] for row in microscope.tables(temperature=t)[0]["rows"]] for t in (0.1, 10)
 )
-assert knob.children
+assert cold[0] == cold[2] > 0.4999 and max(warm) - min(warm) < 0.05
+one_number = [["k", 2, 0, 1.5]]  # the first number of man's key: 1.5, was 1
+chosen = microscope.tables(temperature=0.1, edits=one_number)[0]["rows"]
+assert chosen[2][-1] > 0.99
+microscope
+
+# %% tags=["remove-input"]
+say(
+    "It has not: equal keys get equal scores at every temperature, here {cold:.0%} each, and only *bites* itself is out. Heat does the opposite: at 10 the three weights lie "
+    "between {low:.0%} and {high:.0%}. But raise the first number of the key of *man* from 1 to 1.5, and at 0.1 he gets {chosen:.1%}.",
+    cold=cold[0], low=min(warm), high=max(warm), chosen=chosen[2][-1],
+)  # fmt: skip
 
 # %% [markdown]
 # ## Masks: what a query may look at
@@ -1001,6 +1015,33 @@ plots.attention_maps(
 plt.show()
 
 # %% [markdown]
+# The same head under the microscope, with the numbers behind the map: its queries, keys and values are those of the recorded model, rounded to
+# thousandths. Follow another character with the arrow keys, take another head or layer, another line of code, or a mask and a temperature
+# that it was not trained with.
+#
+# > **Predict.** The last line has no brackets at all. Where does the bracket head look then?
+
+# %% tags=["nbval-ignore-output"]
+replayed = widgets.AttentionMicroscope(
+    source="trained", mask="causal", layer=layer, head=head, query=14
+)
+shown = {table["name"]: table for table in replayed.tables()}
+replay = torch.tensor([row[1:] for row in shown["Weights"]["rows"]])
+assert torch.allclose(replay, weights, atol=2e-3)
+assert shown["Each head"]["rows"][head][5] == sum(hits)
+empty = {table["name"]: table for table in replayed.tables(snippet=2)}
+alone = empty["Each head"]["rows"][head]
+assert alone[-1] == 0  # no query inside brackets
+replayed
+
+# %% tags=["remove-input"]
+say(
+    "Without a bracket the head has to spend its weight all the same, since every row adds up to 1: on that line {itself:.0%} of it stays on the character itself, {before:.0%} goes to "
+    "the one before, and the rest is spread. The mean entropy, {entropy:.2f} nats, is that of about {keys:.0f} keys with equal weights.",
+    itself=alone[2], before=alone[3], entropy=alone[1], keys=math.exp(alone[1]),
+)  # fmt: skip
+
+# %% [markdown]
 # One warning before we enjoy this too much. That a head looks at the bracket does not say that the model *uses* what it
 # finds there; weights alone are not an explanation
 # ([Jain and Wallace, 2019](https://arxiv.org/abs/1902.10186)). A map is where to start asking. The clean test takes the head
@@ -1200,6 +1241,137 @@ assert share < 0.5
 print(
     f"{share:.0%} of the FLOPs depend on n squared: the projections cost more. Take it."
 )
+
+# %% [markdown]
+# ## Questions
+#
+# Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
+# next choice and Enter opens it.
+
+# %% [markdown]
+# **Question 1.** A query has three keys, with the scores $0$, $0$ and $\ln 2$, so its weights are 1/4, 1/4 and 1/2.
+# Now a mask forbids the third key. Which weights does it have then?
+#
+# <details name="chapter-1-question-1"><summary>A. 1/4, 1/4 and 0</summary>
+#
+# **Not quite.** These add up to 1/2: the third key was taken away after the softmax had given it its share. A mask
+# belongs before the softmax, as a score of $-\infty$, so that the others share the whole.
+#
+# </details>
+#
+# <details name="chapter-1-question-1"><summary>B. 1/2, 1/2 and 0</summary>
+#
+# **Right.** $e^{-\infty} = 0$ takes the third key out of the sum. The two that remain have equal scores, and share
+# all of the weight (section *The formula*).
+#
+# </details>
+#
+# <details name="chapter-1-question-1"><summary>C. 1/3, 1/3 and 1/3</summary>
+#
+# **Not quite.** That is what a masked score of 0 does: $e^0 = 1$, so the forbidden key gets as much as each of the
+# others. It must become $-\infty$, not 0.
+#
+# </details>
+
+# %% [markdown]
+# **Question 2.** The entries of queries and keys are independent with variance 1, and $d_k = 256$. Somebody divides
+# the scores by $d_k$ itself, not by its square root. How large is a typical score, and how do the weights look?
+#
+# <details name="chapter-1-question-2"><summary>A. About 1/16: close to an even spread over the keys</summary>
+#
+# **Right.** A dot product has a typical size of $\sqrt{256} = 16$, and $16/256 = 1/16$. Scores so small hardly tell
+# keys apart: the opposite of the failure in [figure](#fig-scale).
+#
+# </details>
+#
+# <details name="chapter-1-question-2"><summary>B. About 16: nearly all of the weight is on one key</summary>
+#
+# **Not quite.** That is the dot product as it is, not divided at all: the case *without it* in [figure](#fig-scale).
+# Here it was divided, and by too much.
+#
+# </details>
+#
+# <details name="chapter-1-question-2"><summary>C. About 1: as they should be, at any width</summary>
+#
+# **Not quite.** That is what dividing by $\sqrt{256} = 16$ gives. The *variance* of a dot product is $d_k$; its
+# typical size is the root of that.
+#
+# </details>
+
+# %% [markdown]
+# **Question 3.** A colleague's padding mask has the shape `(B, n)`. For 16 sentences of 40 tokens the layer refuses
+# it; for 8 sentences of 8 tokens it runs. What does the second run compute?
+#
+# <details name="chapter-1-question-3"><summary>A. The right thing: for B = n both readings of the mask mean the same</summary>
+#
+# **Not quite.** The shapes agree, the meanings do not. Row $i$ was written for sentence $i$, and is read as the row
+# of query $i$.
+#
+# </details>
+#
+# <details name="chapter-1-question-3"><summary>B. Padding gets no weight, but the rows no longer add up to 1</summary>
+#
+# **Not quite.** A mask before the softmax leaves rows that add up to 1, also if it is the wrong mask. So neither the
+# shape nor the sum gives this fault away.
+#
+# </details>
+#
+# <details name="chapter-1-question-3"><summary>C. In every sentence, query i sees as many keys as sentence i is long</summary>
+#
+# **Right.** Two dimensions mean $(n_q, n_k)$, so row $i$ is applied to query $i$ of every sentence.
+# `mask[:, None, None, :]` says what was meant (the trap in section *Masks*).
+#
+# </details>
+
+# %% [markdown]
+# **Question 4.** A layer of width 512 reads 2,048 tokens in float32 and returns its weights. You go from 8 heads to
+# 16, each half as wide. What changes?
+#
+# <details name="chapter-1-question-4"><summary>A. Twice the FLOPs, and twice the memory for the weights</summary>
+#
+# **Not quite.** There are twice as many maps, but each takes half of the products, because its heads are half as
+# wide. In [equation](#eq-cost) the number of heads does not appear.
+#
+# </details>
+#
+# <details name="chapter-1-question-4"><summary>B. As many FLOPs as before; the weights take 256 MiB and not 128</summary>
+#
+# **Right.** The products do not depend on the number of heads. The weights are $h \cdot n^2$ numbers:
+# $16 \cdot 2048^2 \cdot 4$ bytes are 256 MiB (sections *Heads* and *The price*).
+#
+# </details>
+#
+# <details name="chapter-1-question-4"><summary>C. Half the FLOPs, as each head is half as wide; as much memory as before</summary>
+#
+# **Not quite.** Each head is half as wide, and there are twice as many: the products stay. The memory does not, for
+# each head has a map of its own.
+#
+# </details>
+
+# %% [markdown]
+# **Question 5.** In a translation model one head puts 70 % of its weight on the verb. You set its share of the output
+# projection to zero, and the loss on the test text stays the same. What may you conclude?
+#
+# <details name="chapter-1-question-5"><summary>A. On this text, nothing that this head hands over is needed</summary>
+#
+# **Right.** Taking a head away and measuring is the test, and here nothing got worse: others may hand over the same,
+# or nobody wants it. Where it looks is another question.
+#
+# </details>
+#
+# <details name="chapter-1-question-5"><summary>B. The head does not look at the verb after all</summary>
+#
+# **Not quite.** It does: the map is a fact about its weights. The test is about use. *Looks there* and *is needed*
+# are two findings, and either comes without the other.
+#
+# </details>
+#
+# <details name="chapter-1-question-5"><summary>C. The model uses the verb through this head, and the loss is too coarse</summary>
+#
+# **Not quite.** It may be so, but nothing measured says it. Whoever claims use has to find something that gets worse,
+# as the bits of closing brackets did in this chapter.
+#
+# </details>
 
 # %% [markdown]
 # ## What we know now

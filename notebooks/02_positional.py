@@ -1115,6 +1115,119 @@ print(
 print("Rotary; or ALiBi in a kernel that makes each piece of the bias as it goes.")
 
 # %% [markdown]
+# ## Questions
+#
+# Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
+# next choice and Enter opens it.
+
+# %% [markdown]
+# **Question 1.** The hand of a clock moves on by a quarter of a turn from one place to the next. What is the dot
+# product of its readings at places 2 and 5?
+#
+# <details name="chapter-2-question-1"><summary>A. −1: the hands point in opposite directions</summary>
+#
+# **Not quite.** That takes half a turn, which is two steps, as from place 2 to place 4. From 2 to 5 there are three.
+#
+# </details>
+#
+# <details name="chapter-2-question-1"><summary>B. 1: the hand has come round</summary>
+#
+# **Not quite.** That takes four steps: this clock shows at place 6 what it showed at place 2. Place 5 is one step
+# short of it.
+#
+# </details>
+#
+# <details name="chapter-2-question-1"><summary>C. 0: the hands stand at a right angle</summary>
+#
+# **Right.** Three quarters of a turn lie between them, and $\cos 270^\circ = 0$. Only the difference of the places
+# enters (section *By hand*).
+#
+# </details>
+#
+# <details name="chapter-2-question-1"><summary>D. It would be another number at places 102 and 105</summary>
+#
+# **Not quite.** There both hands have turned on by the same angle, so the angle between them is what it was. This is
+# why the dot product knows the distance alone.
+#
+# </details>
+
+# %% [markdown]
+# **Question 2.** Positions are taken out of two models: an encoder, in which every token sees all tokens, and a
+# decoder with a causal mask. Which of them can still give *dog* different outputs in *dog bites man* and in *man
+# bites dog*?
+#
+# <details name="chapter-2-question-2"><summary>A. Only the decoder with its mask</summary>
+#
+# **Right.** There the first word sees itself alone and the last one all three, so the mask leaks the order. That is
+# how the model without positions could learn flip-flop at its own length.
+#
+# </details>
+#
+# <details name="chapter-2-question-2"><summary>B. Neither: attention sees a set</summary>
+#
+# **Not quite.** That holds where every token sees all. A causal mask is not the same for all tokens, and a shuffle
+# changes who sees whom.
+#
+# </details>
+#
+# <details name="chapter-2-question-2"><summary>C. Both: each word has an embedding of its own</summary>
+#
+# **Not quite.** Embeddings say *which* words are there. In the encoder *dog* meets the same three keys and values in
+# both sentences, and a weighted sum does not care for their order.
+#
+# </details>
+
+# %% [markdown]
+# **Question 3.** A model with rotary positions was trained in float32 on 4,096 tokens, and works at that length. Run
+# in bfloat16, it gets worse from token 256 on. Where do you look first?
+#
+# <details name="chapter-2-question-3"><summary>A. At the base: the fast hands have come round by then</summary>
+#
+# **Not quite.** They have, in float32 just as well, and there the model works. A cause must explain what differs
+# between the two runs.
+#
+# </details>
+#
+# <details name="chapter-2-question-3"><summary>B. At the training: it never met positions beyond 256</summary>
+#
+# **Not quite.** It met 4,096 of them, and in float32 they work. Length is the trouble of section *An experiment*, not
+# of this model.
+#
+# </details>
+#
+# <details name="chapter-2-question-3"><summary>C. At the dtype in which the positions are made</summary>
+#
+# **Right.** Between 256 and 512 a bfloat16 knows only every second whole number, so neighbours get the same place.
+# Positions and angles stay in float32; only cosines and sines are rounded (section *Where it breaks*).
+#
+# </details>
+
+# %% [markdown]
+# **Question 4.** A model reads the log of a machine. At every line it has to say what the latest *set* command was.
+# It trains on 500 lines and will run on 5,000. Which positions do you try first?
+#
+# <details name="chapter-2-question-4"><summary>A. Rotary: the score of a distance is the same everywhere</summary>
+#
+# **Not quite.** It is, for distances that training met. Here keys farther back than 500 lines compete as well, and
+# some of them look near again when the hands come round.
+#
+# </details>
+#
+# <details name="chapter-2-question-4"><summary>B. ALiBi: later lines are preferred at every length</summary>
+#
+# **Right.** What counts is *the latest of these*, not an exact distance, and the bias takes far keys down also where
+# training never was. Measure it at 5,000 all the same (section *When to take it*).
+#
+# </details>
+#
+# <details name="chapter-2-question-4"><summary>C. A learned table that has 5,000 rows from the start</summary>
+#
+# **Not quite.** Rows beyond 500 would exist, but no training line ever reaches them: they stay at their random start,
+# and nothing complains.
+#
+# </details>
+
+# %% [markdown]
 # ## What we know now
 
 # %% tags=["remove-input"]

@@ -333,6 +333,39 @@ say(
 )  # fmt: skip
 
 # %% [markdown]
+# ### Every price over every size
+#
+# The figure below has all mechanisms of the cost model. A ring marks where two lines cross. Move the length with the arrow keys, change the width, or take memory
+# instead of FLOPs; *Feature maps* has the gates, the convolution and `SelfAttention2D`.
+#
+# > **Predict.** A model twice as wide: does the ring move to the left, to the right, or not at all? And where does a window of 128 on each side part
+# > from the full map?
+
+# %% tags=["nbval-ignore-output"]
+from attn_course import widgets
+
+explorer = widgets.CostExplorer(quantity="flops", length=512, width=512)
+rings = {
+    width: explorer.tables(width=width)[1]["rows"][-1][1]
+    for width in explorer.data["options"]["width"]
+}
+assert all(abs(ring - crossover(width)) < 0.01 for width, ring in rings.items())
+maps = {"family": "maps", "on": ["SelfAttention2D", "Convolution, 3 × 3"]}
+(meeting,) = explorer.tables(**maps)[1]["rows"]
+at = {row[0]: row[1] for row in explorer.tables(length=128)[0]["rows"]}
+window, full = "Sliding window, without projections", "Part of attention: the n × n map"
+assert at[window] == at[full]
+explorer
+
+# %% tags=["remove-input"]
+glue("map_meets_convolution", f"{meeting[1]:.0f}")
+say(
+    "To the right: at {widths} the ring stands at {rings} tokens, twice the width each time. Up to 128 tokens the window is the full map, then its line turns from the square to a straight rise. "
+    "Over feature maps of 128 channels, `SelfAttention2D` costs less than a 3 × 3 convolution up to about {side} × {side}, and more above: few places make a map cheap.",
+    widths=", ".join(map(str, rings)), rings=", ".join(f"{ring:,.0f}" for ring in rings.values()), side=f"{meeting[1]:.0f}",
+)  # fmt: skip
+
+# %% [markdown]
 # ## In CNNs: what the convention leaves out
 #
 # CBAM has two small computations that count by the convention: the shared MLP of its channel gate, and the

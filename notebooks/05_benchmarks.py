@@ -813,6 +813,48 @@ else:
     print("No record yet: attn-course bench run --preset smoke")
 
 # %% [markdown]
+# The figure below puts the same rows under the roof of chapter 4: a dot for each, at its FLOPs per byte and the rate that it reached. A ring is what a mechanism
+# could reach at best, at the size of the slider: 32 maps of 28 × 28 with 128 channels, as several rows have it. Move the side, point out a row, or take *Costs
+# over size* and *Least time*, where the measured times lie over their lines.
+#
+# > **Predict.** Can a dot lie above the roof? And whose ring moves when the map has four times the pixels: spatial attention's, channel attention's, the convolution's?
+
+# %% tags=["nbval-ignore-output"]
+from attn_course import widgets
+
+roofs = widgets.CostExplorer(
+    view="roofline", family="maps", side=28, images=32, quantity="time"
+)
+above = {}
+for name, table in machines.items():
+    (seen,) = roofs.tables(machine=name)[1]["rows"]
+    times = table.loc[table["mode"] == "forward", "times"]
+    assert len(times) == seen[4] and (times < 1).sum() == seen[6]
+    rows = roofs.tables(machine=name)[2]["rows"]
+    above[name] = [row[0] for row in rows if row[-1] < 1]
+small, large = (
+    {row[0]: row[6] for row in roofs.tables(side=side)[0]["rows"]} for side in (28, 56)
+)
+moved = {name: large[name] / small[name] for name in small}
+assert all(
+    abs(moved[name] - 1) < 0.05 for name in ("Spatial attention", "Convolution, 3 × 3")
+)
+assert abs(moved["Channel attention"] - 1 / 4) < 0.01
+roofs
+
+# %% tags=["remove-input"]
+for name, found in above.items():
+    say(
+        "*{name}*: {count} of its forward rows above the roof{which}.",
+        name=name, count=len(found), which=f" ({'; '.join(found)})" if found else "",
+    )  # fmt: skip
+say(
+    "From 28 × 28 to 56 × 56 the ring of channel attention moves to {channel:.2f} of its FLOPs per byte: its two small products see pooled channels, however many pixels there were, "
+    "and the bytes grow with the pixels. Spatial attention ({spatial:.2f}) and the convolution ({convolution:.2f}) do the same for each pixel, and stay where they are.",
+    channel=moved["Channel attention"], spatial=moved["Spatial attention"], convolution=moved["Convolution, 3 × 3"],
+)  # fmt: skip
+
+# %% [markdown]
 # Which rows lie far off, and why? First those that took longest for their bound, then those that lie nearest to it, or below.
 
 

@@ -355,6 +355,7 @@ def works(page: Page, base: str) -> list[str]:
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("requestfailed", lambda r: None if "ABORTED" in (r.failure or "") else wrong.append(r.url))
+    page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
     page.goto(f"{base}/index.html")
     page.wait_for_url("**/book/intro.html")
     page.locator("nav.bd-links a", has_text="Positional encoding").first.click()

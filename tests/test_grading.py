@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -125,6 +126,30 @@ def test_the_last_definition_counts_and_later_methods_too(tmp_path):
     assert statements == ["def f(): return 1", "@dec\nclass causal_mask: pass", "causal_mask.g = f"]
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "%%time\n" + RIGHT,
+        "\n%%capture out\n" + RIGHT,
+        "# In[3]:\n" + RIGHT.replace("\n", "\r\n"),
+        "\ufeff" + RIGHT,
+        RIGHT.replace("torch\n", "torch  # \u2028 a line of its own, for some\n\f\n"),
+        "%load_ext tensorboard\n" + RIGHT + "x = !ls\ncausal_mask?\n",
+        "if True:\n    " + RIGHT.replace("\n", "\n    "),
+        "try:\n    import torch\nexcept ImportError:\n    pass\n" + RIGHT.removeprefix("import torch"),
+    ],
+    ids=["time", "capture", "windows", "byte order mark", "odd line ends", "magics", "inside an if", "in a try"],
+)
+def test_a_right_answer_in_an_honest_style_is_a_right_answer(source, sandbox, tmp_path):
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source + "\n"}]}))
+    script = tmp_path / "a.py"
+    script.write_bytes(f"# %%\n{source}\n# %%\n{CHECK}".encode())
+    for path in (notebook, script):
+        row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
+        assert row.status == "passed", (path.suffix, row.message)
+
+
 def test_a_compiled_and_a_scripted_answer_are_right_answers(sandbox, tmp_path):
     path = tmp_path / "compiled.py"
     path.write_text(
@@ -176,7 +201,7 @@ def test_what_is_packed_of_a_real_answer_is_judged_as_before():
         assert judge(task, wire.unpack(wire.pack(report)), 3) == judge(task, report, 3)
 
 
-def changed(**edit) -> bytes:
+def changed(more: bytes = b"", **edit) -> bytes:
     data = wire.pack(reports()[2])
     length = int.from_bytes(data[:8], "big")
     header = json.loads(data[8 : 8 + length])
@@ -189,7 +214,7 @@ def changed(**edit) -> bytes:
         else:
             header[name] = value
     text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "big") + text + data[8 + length :]
+    return len(text).to_bytes(8, "big") + text + data[8 + length :] + more
 
 
 FORGED = {
@@ -203,6 +228,7 @@ FORGED = {
     "a shape beyond every limit": changed(shape=[2**40, 2**40]),
     "a shape with a fraction": changed(shape=[2.0, 2]),
     "a length of its own": changed(bytes=3),
+    "an array too large to be an answer": changed(shape=[1000, 2000], bytes=8_000_000, more=bytes(7_999_984)),
     "an unknown kind": changed(kind="code"),
     "a field too many": changed(extra=1),
     "a flag that is a text": changed(requires_grad="yes"),
@@ -351,6 +377,20 @@ def test_values_that_begin_like_formulas_come_back_as_they_were(tmp_path):
         assert all(cell[:1] not in "=+-@" for line in csv.reader(file) for cell in line if cell)
 
 
+def test_a_name_colours_no_terminal_and_means_nothing_in_markdown(tmp_path):
+    (tmp_path / "in").mkdir()
+    odd = "\x1b[31mred\n# A title | [link](x) <b>.py"
+    (tmp_path / "in" / odd).write_text("x = 1\n")
+    (tmp_path / "in" / os.fsdecode(b"\xff.py")).write_text("x = 1\n")
+    said: list[str] = []
+    rows = grading.grade(tmp_path / "in", tmp_path / "g.csv", say=said.append)
+    assert grading.load(tmp_path / "g.csv") == rows and len(said) == 2
+    assert grading.grade(tmp_path / "in", tmp_path / "g.csv", say=said.append) == rows and len(said) == 2
+    told = grading.summary(rows)
+    assert "\n- \\\\x1b\\[31mred\\\\n\\# A title \\| \\[link\\](x) \\<b\\>.py: refused" in told
+    assert all(text.isprintable() for text in [*said, *told.splitlines()])
+
+
 # --- The command ----------------------------------------------------------------------------------------
 
 
@@ -416,7 +456,7 @@ def test_the_lock_is_tried_not_believed(monkeypatch, tmp_path):
         lambda self: (fill(self), (self.folder / "code" / "confine.py").write_text(broken.read_text())),
     )
     with grading.Sandbox(weak=True) as opened:
-        assert {"files", "network", "processes"} <= set(opened.missing)
+        assert set(opened.missing) == {"files", "network", "processes", "memory"}
     with pytest.raises(grading.SandboxError, match=r"could be (read|written)"):
         grading.Sandbox()
 
@@ -445,6 +485,35 @@ def test_the_sandbox_leaves_no_folder_and_no_process_behind():
         assert folder.exists()
     time.sleep(0.1)
     assert not folder.exists() and not Path(f"/proc/{pid}").exists()
+
+
+def test_what_one_student_wrote_is_not_in_the_memory_of_the_process_that_runs_the_next(sandbox):
+    task, marker = get("causal-mask").task, secrets.token_hex(16)
+
+    def remembered() -> int:
+        """How often the marker stands in the memory of the sandbox's processes."""
+        found = 0
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if int((process / "stat").read_text().rsplit(")", 1)[1].split()[3]) != sandbox.process.pid:
+                    continue
+                for line in (process / "maps").read_text().splitlines():
+                    place, rights = line.split()[:2]
+                    low, high = (int(end, 16) for end in place.split("-"))
+                    if "rw" in rights and high - low < 1 << 30:
+                        with (process / "mem").open("rb", buffering=0) as memory:
+                            memory.seek(low)
+                            found += memory.read(high - low).count(marker.encode())
+            except OSError:  # it ended meanwhile
+                continue
+        return found
+
+    sandbox.fresh()
+    assert sandbox.observe(task, [f"note = '{marker}'", RIGHT], 3).report is not None
+    assert remembered() > 0  # the search finds what is there
+    sandbox.fresh()
+    assert sandbox.observe(task, [RIGHT], 3).report is not None
+    assert remembered() == 0
 
 
 def test_the_doctor_says_what_the_sandbox_can_do():

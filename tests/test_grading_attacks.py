@@ -252,6 +252,18 @@ ATTACKS: dict[str, tuple[str, set[str]]] = {
         ),
         {"wrong", "stopped"},
     ),
+    "it floods the way back": (
+        answer(
+            "import os\nfor handle in range(3, 64):\n    try:\n"
+            "        for _ in range(100): os.write(handle, b'x' * (1 << 20))\n    except OSError:\n        pass\n"
+            "os._exit(0)"
+        ),
+        {"stopped"},
+    ),
+    "it holds the grader to one core": (
+        attempt("import os\nos.sched_setaffinity(os.getppid(), {{0}})"),
+        {"wrong"},
+    ),
     "what it returns runs when it is unpacked": (
         answer(
             "return Bomb()",
@@ -293,6 +305,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory):
     folder, home, grades = base / "submissions", base / "home", base / "grades.csv"
     folder.mkdir()
     home.mkdir()
+    (base / "tmp").mkdir()  # where the sandbox makes its folder
     heard: list[object] = []
     server = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=lambda: [heard.append(server.accept()) for _ in range(99)], daemon=True).start()
@@ -322,12 +335,12 @@ def graded(tmp_path_factory: pytest.TempPathFactory):
     run = subprocess.run(
         [sys.executable, "-m", "attn_course.cli", "grade", str(folder), "--out", str(grades), "--seconds", "6"],
         capture_output=True, text=True, timeout=500,
-        env={**os.environ, "HOME": str(home), "ATTN_SECRET": "tell nobody"},
+        env={**os.environ, "HOME": str(home), "TMPDIR": str(base / "tmp"), "ATTN_SECRET": "tell nobody"},
     )  # fmt: skip
     server.close()
     rows = grading.load(grades)
     after = {path for path in base.rglob("*")}
-    return {"run": run, "rows": rows, "names": names, "heard": heard, "grades": grades, "new": after - before}
+    return {"run": run, "rows": rows, "names": names, "heard": heard, "grades": grades, "base": base, "new": after - before}
 
 
 def the_row(graded, name: str, exercise: str = "causal-mask") -> grading.Row:
@@ -373,7 +386,7 @@ def test_nothing_that_a_submission_started_is_still_there(graded):
             command = status.read_bytes()
         except OSError:
             continue
-        if b"attn-grading-" in command or b"sleep\x001000" in command:
+        if str(graded["base"]).encode() in command or b"sleep\x001000" in command:
             left.append(command)
     assert left == []
 

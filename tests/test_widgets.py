@@ -167,14 +167,20 @@ def test_the_module_is_what_anywidget_expects(name, chromium, made, tmp_path):
               const el = document.body.appendChild(document.createElement('div'));
               const done = widget.render({ model, el });
               const count = el.querySelectorAll('table[data-table]').length;
+              const keys = [];
+              document.addEventListener('keydown', (event) => keys.push(event.key));
+              for (const init of [{ key: 'ArrowRight' }, { key: 'k', ctrlKey: true }]) {
+                el.querySelector('input').dispatchEvent(new KeyboardEvent('keydown', { ...init, bubbles: true }));
+              }
               done();
-              return [count, Object.keys(heard).length];
+              return [count, keys, Object.keys(heard).length];
             }""",
             [module(name), state],
         )
     finally:
         page.close()
-    assert tables == [len(made[name].tables()), 0]
+    # A plain key stays in the figure: in a notebook's command mode it would be a command.
+    assert tables == [len(made[name].tables()), ["k"], 0]
 
 
 @pytest.mark.parametrize("name", NAMES)

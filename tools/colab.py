@@ -297,7 +297,6 @@ def trial(built: Path) -> NotebookNode:
         'get("causal-mask").check(lambda n: torch.ones(n, n).tril().bool())',
         "import matplotlib.pyplot as plt\nfrom attn_course import plots\nplots.use_house_style()\n"
         'plots.masks([torch.ones(5, 5).tril().bool()], ["Causal: no future"])\nplt.show()',
-        "from attn_course import widgets\nwidgets.turn(lambda factor: print(factor), factor=(0.0, 10.0))",
         *(
             f"import runpy\nrunpy.run_path({str(path)!r})['make']()"
             for path in sorted(FIGURES.glob("*.py"))

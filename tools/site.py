@@ -137,7 +137,8 @@ def _front_door(root: Path, index: Path) -> None:
     index.write_text(
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="refresh" content="0; url={first}">\n<link rel="canonical" href="{first}">\n</head>\n'
+        f'<meta http-equiv="refresh" content="0; url={first}">\n<link rel="canonical" href="{first}">\n'
+        f'<link rel="icon" href="_static/logo.svg">\n</head>\n'
         f'<body><main><h1>{title}</h1><p><a href="{first}">Open the book</a></p></main></body>\n</html>\n',
         encoding="utf-8",
     )

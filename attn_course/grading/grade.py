@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import stat
 import sys
@@ -77,6 +78,7 @@ def check_file(
         text = "no exercise of the course in it: it checks none and defines none"
         return [Row(**about, chapter=0, exercise="", status="refused", points=0, diagnosis="", message=text)]
     rows = []
+    sandbox.fresh()
     spent = time.monotonic()
     for task in tasks:
         # A submission that stops the clock in every exercise does not hold the others up for long.
@@ -152,8 +154,8 @@ def submissions(folder: Path) -> list[Found]:
         raise ValueError(f"{folder} is no folder")
     found = []
     for path in _walk(folder, 4):
-        name = path.relative_to(folder).as_posix()
-        student = name.split("/")[0] if "/" in name else path.stem
+        name = _printable(path.relative_to(folder).as_posix())
+        student = name.split("/")[0] if "/" in name else _printable(path.stem)
         found.append(Found(student, name, path))
     if not found:
         raise ValueError(f"no .ipynb or .py file in {folder}")
@@ -288,7 +290,17 @@ def _bare(value: str) -> str:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())[:1000]
+    return _printable(" ".join(message.split())[:1000])
+
+
+def _printable(text: str) -> str:
+    """A text that moves no cursor and colours no terminal: what cannot be printed is written as its code."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _markdown(text: str) -> str:
+    """A text that means nothing in Markdown but itself."""
+    return re.sub(r"([\\`*_\[\]<>|#!&])", r"\\\1", text)
 
 
 def _sha256(path: Path) -> str:
@@ -358,7 +370,7 @@ def summary(rows: list[Row]) -> str:
     if refused:
         lines += ["", "Files to look at:", ""]
         lines += [
-            f"- {row.file}{f', {row.exercise}' if row.exercise else ''}: {row.status}: {row.message}"
+            f"- {_markdown(row.file)}{f', {row.exercise}' if row.exercise else ''}: {row.status}: {_markdown(row.message)}"
             for row in refused
         ]
     return "\n".join(lines) + "\n"

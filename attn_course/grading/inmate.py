@@ -1,10 +1,13 @@
 """Runs inside the sandbox: takes one job after the other, each in a locked process of its own, and sends back bytes.
 
-This process runs no line of a submission; its children do, after they have locked themselves. Nothing of the judge
-and no solution is in its folder, and its children can read little else.
+The first process loads torch and forks one for each submission; that one forks one for each answer. Only the last
+runs a line of the submission, after it has locked itself; the first never sees one, so that nothing that a student
+wrote is in the memory of the process that runs the next. Nothing of the judge and no solution is in the folder, and
+the last process can read little else.
 
-A job is a line of JSON: the exercise, the seed, the statements to run. An answer is a line of JSON with the number
-of bytes that follow it: `wire.pack`'s report, or nothing.
+The line "next" begins a submission, the line "end" ends it. Between them a job is a line of JSON: the exercise, the
+seed, the statements to run. An answer is a line of JSON with the number of bytes that follow it: `wire.pack`'s report,
+or nothing.
 """
 
 from __future__ import annotations
@@ -39,11 +42,35 @@ def main() -> None:
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    while _read_word() == b"next":
+        child = os.fork()
+        if child == 0:
+            try:
+                _serve(answers, confine)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+
+def _read_word() -> bytes:
+    """The next line, and not a byte of what follows it: that is for the child."""
+    line = b""
+    while part := os.read(0, 1):
+        if part == b"\n":
+            break
+        line += part
+    return line
+
+
+def _serve(answers: Any, confine: Any) -> None:
+    """The jobs of one submission."""
     for line in sys.stdin.buffer:
-        job = json.loads(line)
-        answer, data = _in_child(job, confine)
+        over = line == b"end\n"
+        answer, data = ({}, b"") if over else _in_child(json.loads(line), confine)
         answers.write(json.dumps({**answer, "bytes": len(data)}).encode() + b"\n" + data)
         answers.flush()
+        if over:
+            return
 
 
 def _in_child(job: dict[str, Any], confine: Any) -> tuple[dict[str, Any], bytes]:

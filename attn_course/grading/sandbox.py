@@ -129,6 +129,17 @@ class Sandbox:
             self.process = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def fresh(self) -> None:
+        """Take another process for the next submission: nothing of the last one is in its memory."""
+        assert self.process is not None and self.process.stdin is not None
+        try:
+            self.process.stdin.write(b"end\n")
+            self.process.stdin.flush()
+            self._read_line(time.monotonic() + 10.0)
+            self.process.stdin.write(b"next\n")
+        except (OSError, ValueError, TimeoutError):
+            self._restart()
+
     def observe(self, task: Task, statements: list[str], seed: int) -> Outcome:
         """Run ``statements`` and then the cases of ``task`` on what they define."""
         job = {
@@ -187,6 +198,8 @@ class Sandbox:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
             cwd=self.folder / "empty", start_new_session=True,
         )  # fmt: skip
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"next\n")
 
     def _probe(self) -> dict[str, str]:
         """What is not protected: told by the lock, or found open by trying."""

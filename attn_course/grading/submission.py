@@ -21,6 +21,7 @@ MOST_BYTES = 20 << 20
 MOST_CELLS = 5000
 MOST_CODE = 2_000_000
 _MAGIC = re.compile(r"^\s*(%|!|\?)|^\s*[\w.]+\s*=\s*[%!]|\?\s*$")
+_PYTHON_CELL = re.compile(r"%%(time|timeit|capture|prun)\b")
 _MARKER = re.compile(r"^#\s*%%(.*)$")
 
 
@@ -138,7 +139,7 @@ def _from_json(text: str) -> list[str]:
 def _from_percent(text: str) -> list[str]:
     cells: list[list[str]] = [[]]
     kinds = ["code"]
-    for line in text.splitlines():
+    for line in re.split(r"\r\n?|\n", text):
         marker = _MARKER.match(line)
         if marker:
             kinds.append("markdown" if re.search(r"\[(markdown|md|raw)\]", marker[1]) else "code")
@@ -151,10 +152,15 @@ def _from_percent(text: str) -> list[str]:
 
 def _parse(submission: Submission, number: int, source: str) -> None:
     """Add a cell's statements, without the lines that only IPython understands."""
-    lines = source.splitlines()
-    if lines and lines[0].lstrip().startswith("%%"):
-        submission.remarks.append(f"code cell {number}: left out, {lines[0].strip()[:40]}")
-        return
+    source = re.sub(r"\r\n?", "\n", source.lstrip("\ufeff"))  # what Python, and nobody else, counts as the end of a line
+    lines = source.split("\n")
+    first = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    if lines[first].startswith("%%"):
+        if not _PYTHON_CELL.match(lines[first]):
+            submission.remarks.append(f"code cell {number}: left out, {lines[first].strip()[:40]}")
+            return
+        lines[first] = ""  # the cell below it is plain Python
+        source = "\n".join(lines)
     try:
         tree = _tree(source)
     except SyntaxError:
@@ -174,7 +180,7 @@ def _parse(submission: Submission, number: int, source: str) -> None:
             and statement.decorator_list
         ):
             first = min(decorator.lineno for decorator in statement.decorator_list)
-        text = source.splitlines()[first - 1 : statement.end_lineno]
+        text = source.split("\n")[first - 1 : statement.end_lineno]
         text[-1] = text[-1].encode()[: statement.end_col_offset].decode() if text else ""
         if first == statement.lineno:
             text[0] = text[0].encode()[statement.col_offset :].decode()

@@ -16,42 +16,17 @@ from typing import Any
 
 _HOME = {
     "Figure": "figure",
+    "AttentionMicroscope": "microscope",
     "CNNAttentionLens": "lens",
     "Chooser": "chooser",
     "CostExplorer": "costs",
     "PositionClock": "clock",
 }
 
-__all__ = ["CNNAttentionLens", "Chooser", "CostExplorer", "Figure", "PositionClock", "turn"]
+__all__ = ["AttentionMicroscope", "CNNAttentionLens", "Chooser", "CostExplorer", "Figure", "PositionClock"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def turn(function: Any, **ranges: tuple[float, float]) -> Any:
-    """Show a slider for each argument of ``function``, and what it prints or draws at that setting.
-
-    Args:
-        function: called with the sliders' values, as keywords.
-        ranges: name -> ``(lowest, highest)``; each slider begins a tenth of the way up.
-
-    Raises:
-        ValueError: no ranges, or one that does not go upwards.
-    """
-    import ipywidgets
-
-    if not ranges:
-        raise ValueError("turn needs at least one range, such as factor=(0.0, 10.0)")
-    for name, (low, high) in ranges.items():
-        if not low < high:
-            raise ValueError(f"the range of {name} must go upwards, got {low} to {high}")
-    sliders = {
-        name: ipywidgets.FloatSlider(
-            value=low + (high - low) / 10, min=low, max=high, step=(high - low) / 100, description=name
-        )
-        for name, (low, high) in ranges.items()
-    }
-    return ipywidgets.interact(function, **sliders).widget

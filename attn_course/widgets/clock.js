@@ -57,18 +57,18 @@ function tables(data, settings) {
 }
 
 function dial(i, width, position, offset) {
-  const [size, middle] = [70, 35];
+  const [wide, high, middle, centre] = [84, 86, 42, 35];
   const hand = (p, colour, length) => {
     const angle = p * rate(i, width);
-    return drawn('line', { x1: middle, y1: middle, x2: middle + length * Math.cos(angle), y2: middle - length * Math.sin(angle),
+    return drawn('line', { x1: middle, y1: centre, x2: middle + length * Math.cos(angle), y2: centre - length * Math.sin(angle),
       stroke: colour, 'stroke-width': 3, 'stroke-linecap': 'round' });
   };
   const round = 2 * Math.PI / rate(i, width);
-  return drawn('svg', { role: 'img', width: size, height: size + 16, viewBox: `0 0 ${size} ${size + 16}`,
+  return drawn('svg', { role: 'img', width: wide, height: high, viewBox: `0 0 ${wide} ${high}`,
     'aria-label': `Hand ${i}: one turn in ${number(round, 1)} steps` },
-  drawn('circle', { cx: middle, cy: middle, r: 32, fill: 'none', stroke: 'currentColor', 'stroke-opacity': 0.4 }),
+  drawn('circle', { cx: middle, cy: centre, r: 32, fill: 'none', stroke: 'currentColor', 'stroke-opacity': 0.4 }),
   hand(position, COLOURS[0], 30), hand(position + offset, COLOURS[1], 22),
-  drawn('text', { x: middle, y: size + 12, class: 'attn-tick', 'text-anchor': 'middle' }, `${number(round, round < 100 ? 1 : 0)} steps`));
+  drawn('text', { x: middle, y: high - 4, class: 'attn-tick', 'text-anchor': 'middle' }, `${number(round, round < 100 ? 1 : 0)} steps`));
 }
 
 function build(ui) {

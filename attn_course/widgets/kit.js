@@ -285,6 +285,9 @@ function figure({ tables, build }) {
       element('p', { className: 'attn-title' }, about.title), controls, picture, finding,
       element('details', { className: 'attn-words' }, element('summary', {}, 'In words and numbers'),
         element('p', {}, about.text), numbers));
+    root.addEventListener('keydown', (event) => { // in a notebook's command mode the plain keys are commands
+      if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+    });
     el.replaceChildren(root);
 
     const width = () => Math.max(240, Math.min(720, picture.clientWidth || 560));
