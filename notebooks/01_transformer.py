@@ -307,7 +307,7 @@ say(
 #
 # > **Predict.** The colder, the sharper the choice. At the lowest temperature, 0.1: has *bites* chosen between *dog* and *man*?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 from attn_course import widgets
 
 microscope = widgets.AttentionMicroscope(snippets=())
@@ -1021,7 +1021,7 @@ plt.show()
 #
 # > **Predict.** The last line has no brackets at all. Where does the bracket head look then?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 replayed = widgets.AttentionMicroscope(
     source="trained", mask="causal", layer=layer, head=head, query=14
 )

@@ -610,7 +610,7 @@ say(
 # > **Predict.** The query moves from position 0 to position 40, and the key with it. For which of the three does the
 # > curve change: sinusoidal, rotary, ALiBi?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 from attn_course import widgets
 
 clock = widgets.PositionClock(width=16, position=40, offset=5, word=True)

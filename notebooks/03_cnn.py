@@ -521,12 +521,12 @@ say(
 # In the paper's own ablation, a ResNet-50 on ImageNet, poolings and orders differ by tenths of a per cent, where ours differ by tens. Here are
 # the top-1 errors in per cent from tables 1 and 3 of [Woo et al., 2018](https://arxiv.org/abs/1807.06521): their numbers, one run each.
 #
-# | channel gate alone | top-1 error | | both gates | top-1 error |
-# |---|---|---|---|---|
-# | none | 24.56 | | channel first | 22.66 |
-# | average (squeeze-and-excitation) | 23.14 | | spatial first | 22.78 |
-# | maximum | 23.20 | | parallel | 22.95 |
-# | both | 22.80 | | | |
+# | channel gate alone | top-1 error | both gates | top-1 error |
+# |---|---|---|---|
+# | none | 24.56 | channel first | 22.66 |
+# | average (squeeze-and-excitation) | 23.14 | spatial first | 22.78 |
+# | maximum | 23.20 | parallel | 22.95 |
+# | both | 22.80 | | |
 #
 # Photographs seldom hang on four pixels. An ablation answers for its task, and for no other.
 
@@ -1195,7 +1195,7 @@ say(
 # > what do the true colours say of that gate, and what the stretched ones? Switch the training off: which network's features find the digit *untrained*? Which maps find the 3, and
 # > who names it rightly? With self-attention, mark a place on the digit: where does it look? Last, the photograph: what will a network say that knows digits only?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 from attn_course import widgets
 
 

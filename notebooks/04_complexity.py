@@ -341,7 +341,7 @@ say(
 # > **Predict.** A model twice as wide: does the ring move to the left, to the right, or not at all? And where does a window of 128 on each side part
 # > from the full map?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 from attn_course import widgets
 
 explorer = widgets.CostExplorer(quantity="flops", length=512, width=512)

@@ -819,7 +819,7 @@ else:
 #
 # > **Predict.** Can a dot lie above the roof? And whose ring moves when the map has four times the pixels: spatial attention's, channel attention's, the convolution's?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 from attn_course import widgets
 
 roofs = widgets.CostExplorer(

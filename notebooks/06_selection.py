@@ -1185,7 +1185,7 @@ for fact, (count, groups) in effect.items():
 #
 # Move the memory, type the sizes of your own data, and open a candidate to see which measured rows its numbers rest on.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 from attn_course import widgets
 
 chooser = widgets.Chooser()

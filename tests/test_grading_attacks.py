@@ -340,7 +340,8 @@ def graded(tmp_path_factory: pytest.TempPathFactory):
     server.close()
     rows = grading.load(grades)
     after = {path for path in base.rglob("*")}
-    return {"run": run, "rows": rows, "names": names, "heard": heard, "grades": grades, "base": base, "new": after - before}
+    about = {"run": run, "rows": rows, "names": names, "heard": heard, "grades": grades, "base": base}
+    return {**about, "new": after - before}
 
 
 def the_row(graded, name: str, exercise: str = "causal-mask") -> grading.Row:
@@ -377,6 +378,10 @@ def test_honest_submissions_before_and_after_get_their_points(graded):
 def test_nobody_was_connected_to_and_nothing_was_written_but_the_grades(graded):
     assert graded["heard"] == []
     assert {path.name for path in graded["new"]} == {"grades.csv", "grades.md"}
+
+
+def test_a_flood_is_cut_off_where_it_comes_out_of_the_sandbox(graded):
+    assert "too large" in the_row(graded, graded["names"]["it floods the way back"]).message
 
 
 def test_nothing_that_a_submission_started_is_still_there(graded):

@@ -147,6 +147,17 @@ def test_without_scripts_its_words_and_numbers_stand_there(name, chromium, tmp_p
         assert made[name].text() in text and made[name].tables()[0]["columns"][-1] in text
 
 
+def test_what_looks_like_markup_in_its_state_is_text(chromium, tmp_path):
+    figure = widgets.PositionClock()
+    figure.data["note"] = "</script><h2 id='broken'>broken</h2><!--<script>"
+    with stage(chromium, tmp_path, figure) as opened:
+        assert (
+            opened.page.evaluate("() => document.querySelector('.attn-figure').attnModel.get('data').note")
+            == (figure.data["note"])
+        )
+        assert opened.page.locator("#broken").count() == 0 and opened.wrong == []
+
+
 # --- A live notebook ----------------------------------------------------------------------------------
 
 

@@ -83,8 +83,14 @@ def test_equal_words_get_equal_vectors_and_others_others():
         ({"layer": 0}, "layer must be a whole number from 1 on, got 0"),
         ({"head": True}, "head must be a whole number from 0 on, got True"),
         ({"sentence": "  "}, "sentence must be text of 1 to 8 words"),
-        ({"sentence": "one two three four five six seven eight nine"}, "sentence must be text of 1 to 8 words"),
-        ({"edits": [["q", 3, 0, 1.0]], "source": "given"}, r"word below 3, channel below 2.*\['q', 3, 0, 1.0\]"),
+        (
+            {"sentence": "one two three four five six seven eight nine"},
+            "sentence must be text of 1 to 8 words",
+        ),
+        (
+            {"edits": [["q", 3, 0, 1.0]], "source": "given"},
+            r"word below 3, channel below 2.*\['q', 3, 0, 1.0\]",
+        ),
         ({"edits": [["k", 0, 1, 1e9]], "source": "given"}, "must lie within ±99, got 1000000000.0"),
         ({"edits": [["v", 0, 1, float("nan")]], "source": "given"}, "must lie within ±99, got nan"),
     ],

@@ -369,8 +369,7 @@ def summary(rows: list[Row]) -> str:
     refused = [row for row in rows if row.status in ("refused", "forged")]
     if refused:
         lines += ["", "Files to look at:", ""]
-        lines += [
-            f"- {_markdown(row.file)}{f', {row.exercise}' if row.exercise else ''}: {row.status}: {_markdown(row.message)}"
-            for row in refused
-        ]
+        for row in refused:
+            what = ", ".join(name for name in (_markdown(row.file), row.exercise) if name)
+            lines.append(f"- {what}: {row.status}: {_markdown(row.message)}")
     return "\n".join(lines) + "\n"

@@ -29,10 +29,10 @@ _MOST_BYTES = 64 << 20
 
 def main() -> None:
     sys.path.insert(0, str(HERE))
+    import tempfile
+
     import confine
     import torch  # all that a child needs is loaded before it locks itself
-
-    import tempfile
 
     tempfile.tempdir = os.getcwd()  # torch asks for its name, and would otherwise try to write
     torch.set_num_threads(1)

@@ -56,7 +56,8 @@ class Submission:
 
     def answer(self, task: Task) -> list[str] | None:
         """The statements that make the answer to ``task``, in order; None where its name is never bound."""
-        wanted, taken = {task.name}, set()
+        wanted = {task.name}
+        taken: set[int] = set()
         last = next(
             (i for i, (_, tree) in reversed(list(enumerate(self.statements))) if task.name in _binds(tree)),
             None,
@@ -152,7 +153,7 @@ def _from_percent(text: str) -> list[str]:
 
 def _parse(submission: Submission, number: int, source: str) -> None:
     """Add a cell's statements, without the lines that only IPython understands."""
-    source = re.sub(r"\r\n?", "\n", source.lstrip("\ufeff"))  # what Python, and nobody else, counts as the end of a line
+    source = re.sub(r"\r\n?", "\n", source.lstrip("\ufeff"))  # the ends of lines, as Python counts them
     lines = source.split("\n")
     first = next((i for i, line in enumerate(lines) if line.strip()), 0)
     if lines[first].startswith("%%"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ GIVEN: dict[str, Any] = {
     "k": [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]],
     "v": [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]],
 }
-LETTERS: dict[Literal["q", "k", "v"], str] = {"q": "Queries q", "k": "Keys k", "v": "Values v"}
+LETTERS: dict[str, str] = {"q": "Queries q", "k": "Keys k", "v": "Values v"}
 CHOICES: dict[str, tuple[Any, ...]] = {
     "source": ("given", "own", "trained"),
     "mask": ("none", "causal", "padding", "front", "window"),
@@ -83,7 +83,8 @@ class AttentionMicroscope(Figure):
             "edits": [],
         }
         super().__init__(
-            {"given": GIVEN, "matrices": _matrices(), "snippets": _stored(snippets), "longest": LONGEST}, begin
+            {"given": GIVEN, "matrices": _matrices(), "snippets": _stored(snippets), "longest": LONGEST},
+            begin,
         )
         self._settings = self._checked(settings)
 
@@ -115,16 +116,16 @@ class AttentionMicroscope(Figure):
                 raise ValueError(
                     f'an edit is ["q", "k" or "v", word below {n}, channel below {width}, value], got {edit!r}'
                 )
-            if not _is_number(value) or abs(value) > LARGEST:
+            if not _is_number(value) or abs(float(value or 0)) > LARGEST:
                 raise ValueError(f"an edited number must lie within ±{LARGEST}, got {value!r}")
 
     def text(self) -> str:
         return (
-            "The way from queries, keys and values to what each word receives, step by step: every query is compared "
-            "with every key (scores), a mask may forbid some, softmax turns each row into weights that add up to 1, and "
-            "the output is the mean of the values with these weights. The numbers of one's own words are not learned: "
-            "they come from the letters by a fixed rule, so equal words get equal numbers. The trained model's queries, "
-            "keys and values are those of the chapter's language model, stored to three digits."
+            "The way from queries, keys and values to what each word receives, step by step: every query is "
+            "compared with every key (scores), a mask may forbid some, softmax turns each row into weights that add "
+            "up to 1, and the output is the mean of the values with these weights. The numbers of one's own words "
+            "are not learned: they come from the letters by a fixed rule, so equal words get equal numbers. The "
+            "trained model's queries, keys and values are those of the chapter's language model, stored in thousandths."
         )
 
     def tables(self, **settings: Any) -> list[Table]:
@@ -143,7 +144,12 @@ class AttentionMicroscope(Figure):
             [score if allowed else None for score, allowed in zip(*rows, strict=True)]
             for rows in zip(scores.tolist(), mask.tolist(), strict=True)
         ]
-        followed = (products[query].tolist(), scores[query].tolist(), masked[query], weights[head, query].tolist())
+        followed = (
+            products[query].tolist(),
+            scores[query].tolist(),
+            masked[query],
+            weights[head, query].tolist(),
+        )
         d_k = q.shape[-1]
         tables = [
             {
@@ -190,7 +196,7 @@ class AttentionMicroscope(Figure):
             names = [f"{at} {_visible(letter)}" for at, letter in enumerate(snippet["text"])]
             return names, {letter: _unpacked(layer[letter], len(names)) for letter in LETTERS}
         if now["source"] == "given":
-            words = GIVEN["words"]
+            words = list[str](GIVEN["words"])
             vectors = {letter: torch.tensor(GIVEN[letter], dtype=torch.float64) for letter in LETTERS}
         else:
             words = _words(now["sentence"])
@@ -216,7 +222,12 @@ class AttentionMicroscope(Figure):
         for head, w in enumerate(weights):
             previous = torch.cat([w.new_zeros(1), w.diagonal(-1)])
             rows.append(
-                [f"head {head}", _mean(entropy[head][seen]), _mean(w.diagonal()[seen]), _mean(previous[before])]
+                [
+                    f"head {head}",
+                    _mean(entropy[head][seen]),
+                    _mean(w.diagonal()[seen]),
+                    _mean(previous[before]),
+                ]
             )
         if now["source"] == "trained":
             snippet = self.data["snippets"][min(now["snippet"], len(self.data["snippets"]) - 1)]
@@ -262,7 +273,7 @@ def _stored(snippets: Sequence[str]) -> list[dict[str, Any]]:
     """Queries, keys and values of every layer of the trained model, and where its brackets were opened."""
     if not snippets:
         return []
-    model = load_model("language-model", chapter1.CharacterModel())
+    model: Any = load_model("language-model", chapter1.CharacterModel())
     found = []
     for text in snippets:
         tokens = encode(text)

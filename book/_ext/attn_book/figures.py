@@ -26,7 +26,7 @@ def html(shown: dict[str, Any], words: str = "") -> str:
     state = {key: shown[key] for key in ("about", "data", "settings")}
     block = (
         json.dumps(state, ensure_ascii=False, separators=(",", ":"))
-        .replace("</", "<\\/")
+        .replace("<", "\\u003c")
         .replace("<!--", "<\\!--")
     )
     about, name = state["about"], shown["name"]
