@@ -17,23 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import site_sample
 import yaml
-from playwright.sync_api import Browser, Page, sync_playwright
+from attn_book import papers
+from attn_book.upgrade import Upgrade, address
+from playwright.sync_api import Browser, Page
+from site_checks import CHECKS, Look, Site, errors_shown, markup_left, policy_faults
+
+from tools import site as book_site
+from tools import weigh
 
 ROOT = Path(__file__).resolve().parent.parent
-for folder in (ROOT / "tests", ROOT / "tools", ROOT / "book" / "_ext"):
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-import browser as browsers  # noqa: E402  (tools/)
-import site_sample  # noqa: E402
-from attn_book import papers  # noqa: E402
-from attn_book.upgrade import Upgrade, address  # noqa: E402
-from site_checks import CHECKS, Look, Site, errors_shown, markup_left, policy_faults  # noqa: E402
-
-from tools import site as book_site  # noqa: E402
-from tools import weigh  # noqa: E402
-
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 
@@ -49,16 +43,6 @@ def in_contents(toc: dict[str, Any]) -> list[str]:
 
 PAGES = [f"{name}.html" for name in in_contents(TOC)] + ["search.html"]
 CHAPTERS = [name for name in in_contents(TOC) if name.startswith("notebooks/")]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = browsers.find()
-    assert path, "no browser: `make test` gets one; by hand, `python tools/browser.py`"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
+import types
 from pathlib import Path
 
 import figures
@@ -196,7 +198,7 @@ def test_the_module_is_what_anywidget_expects(name, chromium, made, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cell_shows_the_live_figure_its_state_for_the_book_and_its_words(name, made):
-    shown = made[name]._repr_mimebundle_()
+    shown, _ = made[name]._repr_mimebundle_()
     assert shown[MIME] == {"name": name, **made[name].state()}
     assert "application/vnd.jupyter.widget-view+json" in shown
     assert made[name].text() in shown["text/plain"] and made[name].tables()[0]["name"] in shown["text/plain"]
@@ -216,11 +218,20 @@ def test_python_moves_the_controls_and_hears_of_hands(name):
         figure.set(nowhere=1)
 
 
-def test_a_live_figure_without_anywidget_says_how_to_get_it(monkeypatch):
-    import sys
+def test_colab_is_asked_to_allow_the_figure_and_told_how_to_show_it(monkeypatch):
+    asked = []
+    colab = types.ModuleType("google.colab.output")
+    colab.enable_custom_widget_manager = lambda: asked.append(True)
+    colab._widgets = types.SimpleNamespace(_installed_url="https://example.org/manager")
+    monkeypatch.setitem(sys.modules, "google.colab.output", colab)
+    _, metadata = widgets.PositionClock()._repr_mimebundle_()
+    (about,) = metadata.values()
+    assert asked and about["colab"]["custom_widget_manager"]["url"] == "https://example.org/manager"
 
+
+def test_a_live_figure_without_anywidget_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    shown = widgets.PositionClock()._repr_mimebundle_()
+    shown, _ = widgets.PositionClock()._repr_mimebundle_()
     assert "pip install anywidget" in shown["text/plain"] and MIME in shown
 
 

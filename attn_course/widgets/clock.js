@@ -57,7 +57,7 @@ function tables(data, settings) {
 }
 
 function dial(i, width, position, offset) {
-  const [wide, high, middle, centre] = [84, 86, 42, 35];
+  const [wide, high, middle, centre] = [78, 86, 39, 35];
   const hand = (p, colour, length) => {
     const angle = p * rate(i, width);
     return drawn('line', { x1: middle, y1: centre, x2: middle + length * Math.cos(angle), y2: centre - length * Math.sin(angle),
@@ -68,7 +68,7 @@ function dial(i, width, position, offset) {
     'aria-label': `Hand ${i}: one turn in ${number(round, 1)} steps` },
   drawn('circle', { cx: middle, cy: centre, r: 32, fill: 'none', stroke: 'currentColor', 'stroke-opacity': 0.4 }),
   hand(position, COLOURS[0], 30), hand(position + offset, COLOURS[1], 22),
-  drawn('text', { x: middle, y: high - 4, class: 'attn-tick', 'text-anchor': 'middle' }, `${number(round, round < 100 ? 1 : 0)} steps`));
+  drawn('text', { x: middle, y: high - 4, class: 'attn-tick', 'text-anchor': 'middle' }, `${number(round < 100 ? round : Math.round(round), 1)} steps`));
 }
 
 function build(ui) {
@@ -108,7 +108,7 @@ function build(ui) {
     if (now.kind === 'rotary') return `${at} Move the query: the curve stays. Only the offset counts.`;
     return now.word
       ? `${at} Move the query: the curve changes, because the word and its place are added and then multiplied out.`
-      : `${at} Without a word the curve stays when the query moves: each hand's two cosines depend on the offset alone.`;
+      : `${at} Without a word the curve stays when the query moves: two hands agree by the angle between them, and that depends on the offset alone.`;
   };
 }
 

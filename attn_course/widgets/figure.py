@@ -89,18 +89,16 @@ class Figure:
         """The words and the numbers, as text."""
         return "\n\n".join([f"{self.title}\n{self.text()}", *map(_as_text, self.tables())])
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """The live figure, the state that the book takes over, and the words for whoever shows neither."""
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The live figure, the state that the book takes over, the words for whoever shows neither; and metadata."""
         shown: dict[str, Any] = {"text/plain": repr(self), MIME: {"name": self.name, **self.state()}}
         try:
             live = self._live
         except ImportError:
             shown["text/plain"] += "\n\n(To play with it here: pip install anywidget)"
-            return shown
-        made = live._repr_mimebundle_()  # anywidget gives (data, metadata); ipywidgets 8 gives data
-        shown.update({k: v for k, v in (made[0] if isinstance(made, tuple) else made or {}).items()
-                      if k != "text/plain"})  # fmt: skip
-        return shown
+            return shown, {}
+        made, metadata = live._repr_mimebundle_()  # in Colab the metadata say which code shows the widget
+        return {**made, **shown}, metadata
 
 
 def module(name: str) -> str:

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attn_book import figures as book_figures
 from playwright.sync_api import Browser, Page
 
-ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT / "book" / "_ext") not in sys.path:
-    sys.path.append(str(ROOT / "book" / "_ext"))
-
-from attn_book import figures as book_figures  # noqa: E402
-
-from attn_course.widgets.figure import CSS, HERE, MIME, Figure, script  # noqa: E402
+from attn_course.widgets.figure import CSS, HERE, MIME, Figure, script
 
 PAGE = """<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>A figure</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
