@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-from figures import ROOT, differences, stage
+from figures import differences, stage
 
 from attn_course import AttentionSelector, complexity
 from attn_course.selection import BUDGETS, SCENARIOS, Machine, machine_of
@@ -302,7 +303,8 @@ def test_without_an_answer_it_says_what_would_do_and_a_new_first_choice_shows_wh
 
 
 def test_every_piece_of_evidence_links_to_a_place_in_the_book(page, chooser):
-    results, notebooks = ROOT / "results", ROOT / "notebooks"
+    root = Path(__file__).resolve().parent.parent
+    results, notebooks = root / "results", root / "notebooks"
     for file, where in chooser.data["shown"].items():
         assert (results / file).is_file(), file
         source = (notebooks / f"{where['page']}.py").read_text(encoding="utf-8")
