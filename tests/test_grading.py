@@ -137,18 +137,15 @@ def test_the_last_definition_counts_and_later_methods_too(tmp_path):
         "%load_ext tensorboard\n" + RIGHT + "x = !ls\ncausal_mask?\n",
         "if True:\n    " + RIGHT.replace("\n", "\n    "),
         "try:\n    import torch\nexcept ImportError:\n    pass\n" + RIGHT.removeprefix("import torch"),
+        "seen = []\nseen.append(0)\nfor _ in range(2):\n    seen.extend([0])\n"
+        + RIGHT.replace("tril()", "tril(seen[2])"),
+        "k = None\nbox = {}\ndef fill():\n    global k\n    k, box['j'] = 0, 0\nfill()\n"
+        + RIGHT.replace("tril()", "tril(k + box['j'])"),
+        "match 0:\n    case k: pass\n" + RIGHT.replace("tril()", "tril(k)"),
     ],
-    ids=[
-        "time",
-        "capture",
-        "windows",
-        "byte order mark",
-        "odd line ends",
-        "magics",
-        "inside an if",
-        "in a try",
-    ],
-)
+    ids=["time", "capture", "windows", "byte order mark", "odd line ends", "magics", "inside an if", "in a try",
+         "a list that grows", "a function that fills", "match"],
+)  # fmt: skip
 def test_a_right_answer_in_an_honest_style_is_a_right_answer(source, sandbox, tmp_path):
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source + "\n"}]}))
@@ -157,6 +154,19 @@ def test_a_right_answer_in_an_honest_style_is_a_right_answer(source, sandbox, tm
     for path in (notebook, script):
         row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
         assert row.status == "passed", (path.suffix, row.message)
+
+
+def test_what_went_wrong_before_an_answer_was_called_is_told(sandbox, tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text("from nowhere import something\n" + RIGHT.replace(".tril()", ".tril(something)") + CHECK)
+    row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
+    assert row.status == "wrong" and "NameError" in row.message and "No module named 'nowhere'" in row.message
+    path.write_text(
+        "from nowhere import something\nimport torch as something\n"
+        + RIGHT.replace("torch.", "something.")
+        + CHECK
+    )
+    assert by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"].status == "passed"
 
 
 def test_a_compiled_and_a_scripted_answer_are_right_answers(sandbox, tmp_path):

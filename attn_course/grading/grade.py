@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,11 @@ def verdict(task: Task, outcome: Outcome, seed: int, allowance: Allowance) -> tu
         words = {"seconds": allowance.seconds, "gib": allowance.bytes / 2**30, "message": outcome.message}
         return "stopped", "", _STOPPED.get(outcome.stopped, _STOPPED["died"]).format(**words).strip()
     report = outcome.report
-    faults = [seen.fault for seen in report.observations if seen.case == "definition" and seen.fault]
-    if report.candidate == "none" and faults:
-        return "error", "", f"`{task.name}` could not be defined: {faults[0].type}: {faults[0].text}"
+    fault = next((seen.fault for seen in report.observations[:1] if seen.case == "definition"), None)
+    if fault is not None:
+        report = replace(report, observations=report.observations[1:])
+    if report.candidate == "none" and fault:
+        return "error", "", f"`{task.name}` could not be defined: {fault.type}: {fault.text}"
     if report.candidate == "none":
         return "not attempted", "", ""
     try:
@@ -122,11 +124,14 @@ def verdict(task: Task, outcome: Outcome, seed: int, allowance: Allowance) -> tu
         return "forged", "", f"Its report cannot be judged: {type(error).__name__}"
     if found.passed is None:
         return "not attempted", "", ""
-    return (
-        ("passed" if found.passed else "wrong"),
-        found.diagnosis or "",
-        "" if found.passed else found.message,
+    if found.passed:
+        return "passed", "", ""
+    before = (
+        f" (Before it was called: {fault.type}: {fault.text})"
+        if fault and found.diagnosis == "raises"
+        else ""
     )
+    return "wrong", found.diagnosis or "", found.message + before
 
 
 # ------------------------------------------------------------------------------------------- a folder of them

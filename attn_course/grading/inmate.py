@@ -164,8 +164,8 @@ def _work(job: dict[str, Any], write: int, confine: Any) -> None:
     report = runner.observe(
         exercise, candidate, job["seed"], guard.Limits(min(8.0, 0.4 * job["seconds"]), 0.8 * job["seconds"])
     )
-    if fault is not None and report.candidate == "none":
-        report.observations = [runner.Observation("definition", fault=runner.see_fault(fault))]
+    if fault is not None:
+        report.observations.insert(0, runner.Observation("definition", fault=runner.see_fault(fault)))
     data = wire.pack(report)
     with os.fdopen(write, "wb") as out:
         out.write(data)

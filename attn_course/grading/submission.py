@@ -66,11 +66,12 @@ class Submission:
             return None
         # A helper may stand below the answer, if nothing above has its name: when the answer is called, it is there.
         above = set().union(*(_binds(tree) for _, tree in self.statements[: last + 1]))
+        functions = {tree.name: tree for _, tree in self.statements if isinstance(tree, ast.FunctionDef)}
         size = -1
         while size != len(taken):
             size = len(taken)
             for i, (_, tree) in reversed(list(enumerate(self.statements))):
-                names = _binds(tree) & wanted
+                names = (_binds(tree) | (_changes(tree, functions) if i <= last else set())) & wanted
                 if i not in taken and ((names or _binds_all(tree)) if i <= last else names - above):
                     wanted |= _uses(tree)
                     taken.add(i)
@@ -211,13 +212,53 @@ def _binds(tree: ast.stmt) -> set[str]:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
             found.add(node.id)
         if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
-            base: ast.expr = node
-            while isinstance(base, ast.Attribute | ast.Subscript):
-                base = base.value
-            if isinstance(base, ast.Name):
-                found.add(base.id)
+            found |= _base(node)
+        if isinstance(node, ast.MatchAs | ast.MatchStar | ast.ExceptHandler) and node.name:
+            found.add(node.name)
         todo.extend(ast.iter_child_nodes(node))
     return found
+
+
+def _base(node: ast.expr) -> set[str]:
+    """``a`` of ``a.b[c].d``."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
+
+
+def _changes(tree: ast.stmt, functions: dict[str, ast.FunctionDef]) -> set[str]:
+    """The names whose objects a call on a line of its own may change: of ``rows.append(1)``, and of ``fill()``."""
+    found: set[str] = set()
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            called = node.value.func
+            if isinstance(called, ast.Attribute):
+                found |= _base(called)
+            elif isinstance(called, ast.Name) and called.id in functions:
+                found |= _reaches_out(functions[called.id])
+        todo.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def _reaches_out(function: ast.FunctionDef) -> set[str]:
+    """The names outside itself that a function gives something to, or whose objects it may change."""
+    declared: set[str] = set()
+    own = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
+    found: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Global):
+            declared |= set(node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            found |= _base(node)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            found |= _base(node.func)
+    return found - own | declared
 
 
 def _binds_all(tree: ast.stmt) -> bool:
