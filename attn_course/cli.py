@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     grade.add_argument(
         "--summary", type=Path, metavar="FILE.md", help="the class at a glance; GRADES.md unless given"
+    )
+    grade.add_argument(
+        "--again", nargs="+", default=(), metavar="STATUS", help="grade these once more: stopped, error, …"
     )
     _grading_options(grade)
     grade.set_defaults(run=_grade)
@@ -320,7 +325,7 @@ def _check(arguments: argparse.Namespace) -> int:
                 found = grading.check_file(path, sandbox, seed, student=path.stem, chapter=arguments.chapter)
                 rows += found
                 if not quiet:
-                    print(f"{path}\n{grading.table(found)}\n", flush=True)
+                    print(f"{found[0].file}\n{grading.table(found)}\n", flush=True)
         if quiet:
             print(grading.as_json(rows))
         elif arguments.json:
@@ -336,10 +341,16 @@ def _grade(arguments: argparse.Namespace) -> int:
 
     if not _known_chapter(arguments.chapter):
         return 2
+    if unknown := sorted(set(arguments.again) - set(grading.STATUSES)):
+        print(f"no status {', '.join(unknown)}; there are {', '.join(grading.STATUSES)}", file=sys.stderr)
+        return 2
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for Ctrl-C: nothing is left behind
     try:
         rows = grading.grade(
             arguments.folder, arguments.out, chapter=arguments.chapter, seed=arguments.seed,
-            allowance=_allowance(arguments), weak=arguments.weak_sandbox, say=lambda text: print(text, flush=True),
+            allowance=_allowance(arguments), again=arguments.again, weak=arguments.weak_sandbox,
+            say=lambda text: print(text, flush=True),
         )  # fmt: skip
         told = grading.summary(rows)
         (arguments.summary or arguments.out.with_suffix(".md")).write_text(told, encoding="utf-8")

@@ -126,27 +126,74 @@ def test_the_last_definition_counts_and_later_methods_too(tmp_path):
     assert statements == ["def f(): return 1", "@dec\nclass causal_mask: pass", "causal_mask.g = f"]
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "%%time\n" + RIGHT,
-        "\n%%capture out\n" + RIGHT,
-        "# In[3]:\n" + RIGHT.replace("\n", "\r\n"),
-        "\ufeff" + RIGHT,
-        RIGHT.replace("torch\n", "torch  # \u2028 a line of its own, for some\n\f\n"),
-        "%load_ext tensorboard\n" + RIGHT + "x = !ls\ncausal_mask?\n",
-        "if True:\n    " + RIGHT.replace("\n", "\n    "),
-        "try:\n    import torch\nexcept ImportError:\n    pass\n" + RIGHT.removeprefix("import torch"),
-        "seen = []\nseen.append(0)\nfor _ in range(2):\n    seen.extend([0])\n"
-        + RIGHT.replace("tril()", "tril(seen[2])"),
-        "k = None\nbox = {}\ndef fill():\n    global k\n    k, box['j'] = 0, 0\nfill()\n"
-        + RIGHT.replace("tril()", "tril(k + box['j'])"),
-        "match 0:\n    case k: pass\n" + RIGHT.replace("tril()", "tril(k)"),
-    ],
-    ids=["time", "capture", "windows", "byte order mark", "odd line ends", "magics", "inside an if", "in a try",
-         "a list that grows", "a function that fills", "match"],
-)  # fmt: skip
-def test_a_right_answer_in_an_honest_style_is_a_right_answer(source, sandbox, tmp_path):
+def answer_with(expression: str, *before: str) -> str:
+    """A right answer that needs what stands before it: ``expression`` must be 0."""
+    return "\n".join([*before, RIGHT.replace("tril()", f"tril({expression})")])
+
+
+HONEST = {
+    "time": "%%time\n" + RIGHT,
+    "capture": "\n%%capture out\n" + RIGHT,
+    "windows": "# In[3]:\n" + RIGHT.replace("\n", "\r\n"),
+    "byte order mark": "\ufeff" + RIGHT,
+    "odd line ends": RIGHT.replace("torch\n", "torch  # \u2028 a line of its own, for some\n\f\n"),
+    "magics": "%load_ext tensorboard\n"
+    + RIGHT
+    + "x = !ls\ncausal_mask?\nfor n in (3, 4):\n    %timeit causal_mask(n)\n",
+    "question marks in Python": "%matplotlib inline\n"
+    + RIGHT.replace("(n):\n", '(n):\n    """Which keys?\n\n    n: how many?\n    """\n    # tril or triu?\n'),
+    "a remainder on a line of its own": answer_with("k", "%matplotlib inline", "k = (400", "  % 400)"),
+    "a timed line": answer_with("k", "%time k = 0"),
+    "indented": "    " + RIGHT.replace("\n", "\n    "),
+    "inside an if": "if True:\n    " + RIGHT.replace("\n", "\n    "),
+    "as a script": "if __name__ == '__main__':\n    " + RIGHT.replace("\n", "\n    "),
+    "in a try": "try:\n    import torch\nexcept ImportError:\n    pass\n"
+    + RIGHT.removeprefix("import torch"),
+    "a list that grows": answer_with(
+        "seen[2]", "seen = []", "seen.append(0)", "for _ in range(2):", "    seen.extend([0])"
+    ),
+    "a function that fills": answer_with(
+        "k + box['j']",
+        "k = None",
+        "box = {}",
+        "def fill():",
+        "    global k",
+        "    k, box['j'] = 0, 0",
+        "fill()",
+    ),
+    "a decorator that keeps": answer_with(
+        "kept['f']()",
+        "kept = {}",
+        "def keep(f):",
+        "    kept[f.__name__] = f",
+        "@(",
+        "    keep",
+        ")",
+        "def f(): return 0",
+    ),
+    "an attribute set by name": answer_with("At.k", "class At: pass", "setattr(At, 'k', 0)"),
+    "a tensor filled in place": answer_with(
+        "int(big[0])",
+        "import torch",
+        "big = torch.ones(3)",
+        "torch.nn.init.zeros_(big)",
+        "big.mul_(2).neg_()",
+    ),
+    "match": answer_with("k", "match 0:", "    case k: pass"),
+    "a name of its own that is heavy elsewhere": "mask = sum(iter(int, 1))\nout = [mask for mask in iter(int, 1)]\n"
+    "import torch\ndef causal_mask(n):\n    mask = torch.ones(n, n)\n    out = mask.tril()\n    return out.bool()\n",
+    "annotations of the future": "from __future__ import annotations\n"
+    + RIGHT.replace("(n)", "(n: Nowhere)"),
+    "annotations that are read": "def typed(f):\n    kind = f.__annotations__['n']\n    return lambda n: f(kind(n))\n"
+    + RIGHT.replace("def", "@typed\ndef").replace("(n):", "(n: int):"),
+    "the device of the first cell": "from attn_course import machine\ndevice = machine.introduce()\n"
+    + RIGHT.replace("ones(n, n)", "ones(n, n, device=device)"),
+}
+
+
+@pytest.mark.parametrize("style", HONEST)
+def test_a_right_answer_in_an_honest_style_is_a_right_answer(style, sandbox, tmp_path):
+    source = HONEST[style]
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source + "\n"}]}))
     script = tmp_path / "a.py"
@@ -154,6 +201,21 @@ def test_a_right_answer_in_an_honest_style_is_a_right_answer(source, sandbox, tm
     for path in (notebook, script):
         row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
         assert row.status == "passed", (path.suffix, row.message)
+
+
+def test_a_notebook_of_many_statements_is_taken_apart_in_time_that_grows_with_it(tmp_path):
+    """A chain of helpers, each above the one that it needs: the number of looks, not the clock, is what counts."""
+    path = tmp_path / "chain.py"
+    count = 5000
+    chain = "".join(f"def f{i}():\n    return f{i + 1}()\n" for i in range(count))
+    path.write_text(f"{chain}def f{count}():\n    return 0\n{answer_with('f0()')}{CHECK}")
+    submission = grading.read(path)
+    looks = []
+    with pytest.MonkeyPatch.context() as patch:
+        home = sys.modules["attn_course.grading.submission"]
+        uses = home._uses
+        patch.setattr(home, "_uses", lambda statement: (looks.append(1), uses(statement))[1])
+        assert len(submission.answer(get("causal-mask").task)) == count + 3 == len(looks)
 
 
 def test_what_went_wrong_before_an_answer_was_called_is_told(sandbox, tmp_path):
@@ -364,6 +426,83 @@ def test_a_file_of_something_else_is_refused_and_stays(tmp_path, capsys):
     assert f"2 columns, expected {len(COLUMNS)}" in capsys.readouterr().err
 
 
+def test_what_was_stopped_can_be_graded_again_and_a_chapter_that_is_missing_is_graded(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    slow = RIGHT.replace("    return", "    for _ in iter(int, 1): pass\n    return")
+    (tmp_path / "in" / "a.py").write_text(slow + CHECK)
+    command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "g.csv"), "--seconds", "2"]
+    assert cli.main([*command, "--chapter", "4"]) == 0
+    assert {row.chapter for row in grading.load(tmp_path / "g.csv")} == {4}
+    assert cli.main(command) == 0
+    rows = by_exercise(grading.load(tmp_path / "g.csv"))
+    assert rows["causal-mask"].chapter == 1 and rows["causal-mask"].status in ("wrong", "stopped")
+    (tmp_path / "g.csv").write_text((tmp_path / "g.csv").read_text().replace("missing", "stopped"))
+    capsys.readouterr()
+    assert cli.main(command) == 0 and "1 of 1" not in capsys.readouterr().out
+    assert cli.main([*command, "--again", "stopped"]) == 0 and "1 of 1" in capsys.readouterr().out
+    assert "stopped" not in {
+        row.status
+        for name, row in by_exercise(grading.load(tmp_path / "g.csv")).items()
+        if name != "causal-mask"
+    }
+    assert (
+        cli.main([*command, "--again", "lost"]) == 2
+        and "no status lost; there are passed" in capsys.readouterr().err
+    )
+
+
+def test_a_student_with_two_files_counts_once_and_with_the_better_one(tmp_path):
+    for student, source in (("ada", RIGHT), ("ben", WRONG)):
+        (tmp_path / student).mkdir()
+        (tmp_path / student / "a.py").write_text(source + CHECK)
+        (tmp_path / student / "b.py").write_text(WRONG + CHECK)
+    told = grading.summary(grading.grade(tmp_path, tmp_path / "g.csv"))
+    assert "| causal-mask | 1 of 2 | 1 | 0 | 0 |" in told
+
+
+def test_a_file_that_nobody_foresaw_does_not_hold_up_the_others(monkeypatch, tmp_path):
+    home = sys.modules["attn_course.grading.submission"]
+    parse = home._parse
+
+    def broken(submission, number, source):
+        if "broken" in source:
+            raise ArithmeticError("nobody foresaw")
+        parse(submission, number, source)
+
+    monkeypatch.setattr(home, "_parse", broken)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.py").write_text("broken = 1" + CHECK)
+    (tmp_path / "in" / "b.py").write_text(RIGHT + CHECK)
+    rows = grading.grade(tmp_path / "in", tmp_path / "g.csv")
+    assert (rows[0].status, rows[0].message) == ("refused", "cannot be read: ArithmeticError: nobody foresaw")
+    assert by_exercise(rows)["causal-mask"].status == "passed"
+
+
+def test_a_grader_that_is_asked_to_end_leaves_nothing_behind(tmp_path):
+    folder = a_class(tmp_path / "in", 12)
+    (tmp_path / "tmp").mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "attn_course.cli",
+        "grade",
+        str(folder),
+        "--out",
+        str(tmp_path / "g.csv"),
+    ]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           env={**os.environ, "TMPDIR": str(tmp_path / "tmp")})  # fmt: skip
+    assert run.stdout is not None and "1 of 13" in run.stdout.readline()
+    run.terminate()
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 130 and "No finished notebook is lost" in told
+    assert list((tmp_path / "tmp").iterdir()) == [] and {p.name for p in tmp_path.iterdir()} == {
+        "in",
+        "tmp",
+        "g.csv",
+    }
+
+
 def test_two_graders_do_not_write_one_file(tmp_path):
     from attn_course.grading.grade import _locked
 
@@ -441,6 +580,14 @@ def test_check_of_a_refused_file_says_so_and_goes_on(tmp_path, capsys):
     assert [row["status"] for row in rows[:2]] == ["refused", "refused"] and "passed" in {
         row["status"] for row in rows
     }
+
+
+def test_check_writes_a_name_so_that_it_colours_nothing(tmp_path, capsys):
+    for name in ("\x1b[31mred.py", os.fsdecode(b"\xff.py")):
+        (tmp_path / name).write_text(RIGHT + CHECK)
+        assert cli.main(["check", str(tmp_path / name)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\\x1b[31mred.py" in shown and "\\udcff.py" in shown
 
 
 def test_where_submissions_cannot_be_locked_in_grading_refuses(monkeypatch, tmp_path, capsys):

@@ -264,6 +264,39 @@ ATTACKS: dict[str, tuple[str, set[str]]] = {
         attempt("import os\nos.sched_setaffinity(os.getppid(), {{0}})"),
         {"wrong"},
     ),
+    "it has the kernel send the grader a signal": (
+        attempt(
+            "import fcntl, os\nread, write = os.pipe()\nfcntl.fcntl(read, fcntl.F_SETOWN, os.getppid())\n"
+            "fcntl.fcntl(read, 10, 9)\n"
+            "fcntl.fcntl(read, fcntl.F_SETFL, fcntl.fcntl(read, fcntl.F_GETFL) | os.O_ASYNC)\nos.write(write, b'x')"
+        ),
+        {"wrong"},
+    ),
+    "it takes away the right to read the other submissions": (
+        attempt("import os\nos.chmod({folder!r}, 0)"),
+        {"wrong"},
+    ),
+    "it takes away the right to read the sandbox": (
+        attempt("import os, sys\nos.chmod(sys.path[0], 0)"),
+        {"wrong"},
+    ),
+    "it changes the time of a file": (attempt("import os\nos.utime({grades!r}, (0, 0))"), {"wrong"}),
+    "it leaves a note on a folder": (
+        attempt("import os\nos.setxattr('.', 'user.note', b'for the next one')"),
+        {"wrong"},
+    ),
+    "it changes the owner of a file": (attempt("import os\nos.chown({grades!r}, -1, -1)"), {"wrong"}),
+    "it empties a file": (attempt("import os\nos.truncate({grades!r}, 0)"), {"wrong"}),
+    "it empties a file as it opens it": (
+        attempt("import os, torch\nos.open(torch.__file__, os.O_RDONLY | os.O_TRUNC)"),
+        {"wrong"},
+    ),
+    "it takes a piece of shared memory": (
+        attempt(
+            "import ctypes\nlibc = ctypes.CDLL(None)\nassert any(libc.shmat(i, 0, 0) != -1 for i in range(99))"
+        ),
+        {"wrong"},
+    ),
     "what it returns runs when it is unpacked": (
         answer(
             "return Bomb()",
@@ -295,6 +328,8 @@ FILES: dict[str, tuple[bytes, str]] = {
         "6,000 code cells",
     ),
     "nothing-in-it.py": (b"x = 1\n", "no exercise"),
+    "a-number-of-5000-digits.ipynb": (b'{"cells": [], "nbformat": ' + b"1" * 5000 + b"}", "not JSON"),
+    "too-many-statements.py": (b"0\n" * 900_000, "20,000 statements"),
 }
 
 

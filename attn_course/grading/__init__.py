@@ -14,11 +14,11 @@ file                what it does                                                
 What it protects against, and what needs a container, is on the book's page about grading.
 """
 
-from .grade import Row, as_json, check_file, grade, load, mistakes, submissions, summary, table
+from .grade import STATUSES, Row, as_json, check_file, grade, load, mistakes, submissions, summary, table
 from .sandbox import Allowance, Sandbox, SandboxError, protections
 from .submission import Refused, read
 
 __all__ = [
-    "Allowance", "Refused", "Row", "Sandbox", "SandboxError", "as_json", "check_file", "grade", "load", "mistakes",
-    "protections", "read", "submissions", "summary", "table",
+    "STATUSES", "Allowance", "Refused", "Row", "Sandbox", "SandboxError", "as_json", "check_file", "grade", "load",
+    "mistakes", "protections", "read", "submissions", "summary", "table",
 ]  # fmt: skip

@@ -88,12 +88,32 @@ _REFUSED = {
     "pivot_root": (155, 41), "chroot": (161, 51), "open_by_handle_at": (304, 265), "init_module": (175, 105),
     "finit_module": (313, 273), "setsid": (112, 157), "setpgid": (109, 154),
     "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "sched_setaffinity": (203, 122),
-    "sched_setattr": (314, 274),
+    "sched_setattr": (314, 274), "syslog": (103, 116), "truncate": (76, 45),
+    "creat": (85, None),
+    "shmat": (30, 196), "shmctl": (31, 195), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
+    "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "mq_unlink": (241, 181),
+    "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183), "mq_notify": (244, 184),
+    # Landlock does not ask about these: modes, owners, times and attributes of files.
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
+    "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None),
+    "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "setxattrat": (463, 463), "removexattrat": (466, 466), "file_setattr": (469, 469),
 }  # fmt: skip
 _CLONE, _CLONE3, _TGKILL, _PRLIMIT = (56, 220), (435, 435), (234, 131), (302, 261)
+_OPENAT2 = 437
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CLONE_THREAD = 0x10000
+_OPEN, _OPENAT = (
+    (2, None),
+    (257, 56),
+)  # emptying a file as it is opened is writing, also where Landlock does not know
 _ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+# fcntl may not name another process (F_SETOWN, F_SETOWN_EX) or a signal (F_SETSIG) for what happens to a file, nor
+# watch one (F_SETLEASE, F_NOTIFY): the kernel would send the signal for it.
+_FCNTL, _FCNTL_REFUSED = (72, 25), (8, 15, 10, 1024, 1026)
+# ioctl may ask about a terminal, close on exec, count bytes; nothing else.
+_IOCTL, _IOCTL_ALLOWED = (16, 29), (0x5401, 0x5413, 0x5450, 0x5451, 0x541B, 0x5421)
 
 
 def _filter(pid: int) -> bytes:
@@ -107,12 +127,26 @@ def _filter(pid: int) -> bytes:
         if number is not None:
             steps += [(equal, 0, 1, number), (end, 0, 0, _EPERM)]
     steps += [(equal, 0, 1, _CLONE3[which]), (end, 0, 0, _ENOSYS)]  # the C library then takes clone
+    steps += [(equal, 0, 1, _OPENAT2), (end, 0, 0, _ENOSYS)]  # … and openat
     argument = 16  # where the first one stands
     steps += [(equal, 0, 4, _CLONE[which]), (load, 0, 0, argument), (test, 1, 0, _CLONE_THREAD)]
     steps += [(end, 0, 0, _EPERM), (end, 0, 0, _ALLOW)]
     for numbers, mine in ((_TGKILL, pid), (_PRLIMIT, 0)):
         steps += [(equal, 0, 4, numbers[which]), (load, 0, 0, argument), (equal, 1, 0, mine)]
         steps += [(end, 0, 0, _EPERM), (end, 0, 0, _ALLOW)]
+    second, third = 24, 32  # where the next ones stand
+    for number, flags in ((_OPEN[which], second), (_OPENAT[which], third)):
+        if number is not None:
+            steps += [(equal, 0, 4, number), (load, 0, 0, flags), (test, 0, 1, os.O_TRUNC)]
+            steps += [(end, 0, 0, _EPERM), (end, 0, 0, _ALLOW)]
+    for numbers, known, then, otherwise in (
+        (_FCNTL, _FCNTL_REFUSED, _EPERM, _ALLOW),
+        (_IOCTL, _IOCTL_ALLOWED, _ALLOW, _EPERM),
+    ):
+        steps += [(equal, 0, 2 * len(known) + 2, numbers[which]), (load, 0, 0, second)]
+        for command in known:
+            steps += [(equal, 0, 1, command), (end, 0, 0, then)]
+        steps.append((end, 0, 0, otherwise))
     steps.append((end, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 

@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -62,21 +62,22 @@ def check_file(
     """Every exercise of one notebook, judged; a file that is refused gives one row that says why."""
     about: dict[str, Any] = {
         "student": student,
-        "file": name or str(path),
+        "file": name or _printable(str(path)),
         "seed": seed,
         "sha256": _sha256(path),
         "course": __version__,
     }
     try:
         submission = read(path)
-    except Refused as error:
-        return [
-            Row(**about, chapter=0, exercise="", status="refused", points=0, diagnosis="", message=str(error))
-        ]
-    tasks = submission.tasks(chapter)
-    if not tasks:
-        text = "no exercise of the course in it: it checks none and defines none"
-        return [Row(**about, chapter=0, exercise="", status="refused", points=0, diagnosis="", message=text)]
+        tasks = submission.tasks(chapter)
+        if not tasks:
+            raise Refused("no exercise of the course in it: it checks none and defines none")
+    except Exception as error:  # Refused, or something in the file that nobody foresaw: the others go on
+        told = (
+            str(error) if isinstance(error, Refused) else f"cannot be read: {type(error).__name__}: {error}"
+        )
+        nothing: dict[str, Any] = {"chapter": 0, "exercise": "", "points": 0, "diagnosis": ""}
+        return [Row(**about, **nothing, status="refused", message=_one_line(told))]
     rows = []
     sandbox.fresh()
     spent = time.monotonic()
@@ -96,7 +97,10 @@ def check_file(
 
 def _judged(submission: Submission, task: Task, sandbox: Sandbox, seed: int) -> tuple[str, str, str]:
     """Status, diagnosis and message of one exercise."""
-    statements = submission.answer(task)
+    try:
+        statements = submission.answer(task)
+    except Exception as error:
+        return "error", "", f"Its code could not be taken apart: {type(error).__name__}: {error}"
     if statements is None:
         remarks = f" ({'; '.join(submission.remarks[:3])})" if submission.remarks else ""
         return "missing", "", f"`{task.name}` is nowhere defined{remarks}."
@@ -168,25 +172,31 @@ def submissions(folder: Path) -> list[Found]:
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda one: one.name):
-            if entry.name.startswith((".", "__")):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if depth:
-                    yield from _walk(Path(entry.path), depth - 1)
-            elif entry.name.endswith((".ipynb", ".py")):
-                yield Path(entry.path)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda one: one.name)
+    except PermissionError:
+        yield folder  # to be refused, so that it is seen
+        return
+    for entry in entries:
+        if entry.name.startswith((".", "__")):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if depth:
+                yield from _walk(Path(entry.path), depth - 1)
+        elif entry.name.endswith((".ipynb", ".py")):
+            yield Path(entry.path)
 
 
 def grade(
     folder: Path, out: Path, *, chapter: int | None = None, seed: int | None = None, allowance: Allowance | None = None,
-    weak: bool = False, say: Callable[[str], None] = lambda text: None,
+    again: Collection[str] = (), weak: bool = False, say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:  # fmt: skip
     """Grade a folder into a CSV file; what is there already and has not changed stays as it is.
 
     The rows of a notebook are written together as soon as they are there. The seed of the cases is drawn anew for
-    a new file and kept for its sake, so that all are asked the same.
+    a new file and kept for its sake, so that all are asked the same. What has one of the statuses ``again`` is graded
+    once more.
 
     Raises:
         ValueError: the folder holds nothing, or ``out`` is no file of grades, or of another seed.
@@ -201,6 +211,9 @@ def grade(
         seed = kept[0].seed if kept else secrets.randbelow(1 << 31) if seed is None else seed
         current = {(one.name, _sha256(one.path)) for one in found}
         stays = [row for row in kept if (row.file, row.sha256) in current and row.course == __version__]
+        redo = {row.file for row in stays if row.status in again}
+        redo |= {one.name for one in found if _lacks(one, stays, chapter)}
+        stays = [row for row in stays if row.file not in redo]
         done = {(row.file, row.sha256) for row in stays}
         _rewrite(out, stays)
         rows = list(stays)
@@ -216,6 +229,17 @@ def grade(
                 rows += new
                 say(f"{number} of {len(todo)}: {one.name}: {_tally(new)}")
     return rows
+
+
+def _lacks(one: Found, rows: list[Row], chapter: int | None) -> bool:
+    """Whether exercises that are asked for now are not among the rows of a file that has some."""
+    mine = {row.exercise for row in rows if row.file == one.name}
+    if not mine or "" in mine:  # none yet; or refused, whatever is asked
+        return False
+    try:
+        return not {task.id for task in read(one.path).tasks(chapter)} <= mine
+    except Exception:
+        return True
 
 
 @contextmanager
@@ -359,9 +383,12 @@ def summary(rows: list[Row]) -> str:
         "|---|---|---|---|---|---|",
     ]
     order: dict[str, list[Row]] = {}
+    best: dict[tuple[str, str], Row] = {}  # of a student's several files
     for row in rows:
-        if row.exercise:
-            order.setdefault(row.exercise, []).append(row)
+        if row.exercise and row.points >= getattr(best.get((row.student, row.exercise)), "points", 0):
+            best[row.student, row.exercise] = row
+    for row in best.values():
+        order.setdefault(row.exercise, []).append(row)
     for exercise, mine in sorted(order.items(), key=lambda item: item[1][0].chapter):
         counts = Counter(row.status for row in mine)
         other = len(mine) - counts["passed"] - counts["wrong"] - counts["not attempted"] - counts["missing"]

@@ -11,6 +11,7 @@ or nothing.
 """
 
 from __future__ import annotations
+import __future__
 
 import contextlib
 import json
@@ -175,16 +176,20 @@ def _candidate(job: dict[str, Any], name: str) -> tuple[Any, BaseException | Non
     """Run the statements; what ``name`` then is, and the first thing that went wrong."""
     import types
 
-    home = types.ModuleType("submission")
-    sys.modules["submission"] = home
+    home = types.ModuleType("__main__")
+    sys.modules["__main__"] = home
     space = home.__dict__
     space["__builtins__"] = __builtins__
     first: BaseException | None = None
+    future = 0  # `from __future__ import …` holds for all that follows
+    every = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
     for number, source in enumerate(job["statements"]):
         file = f"<submission, statement {number + 1}>"
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
         try:
-            exec(compile(source, file, "exec"), space)
+            code = compile(source, file, "exec", future, dont_inherit=True)
+            future |= code.co_flags & every
+            exec(code, space)
         except BaseException as error:
             first = first or error
     return space.get(name), first

@@ -61,6 +61,14 @@ def give(tables):
 def sinusoidal_encoding(max_len, d_model):
     return _tables[d_model][:max_len]
 '''
+_TRAINING = '''"""In the sandbox: what `machine.introduce` asks for in a chapter's first cell."""
+
+import torch
+
+
+def best_device():
+    return torch.device("cpu")
+'''
 
 
 class SandboxError(RuntimeError):
@@ -177,6 +185,7 @@ class Sandbox:
         (home / "__init__.py").write_text("")
         (home / "exercises" / "__init__.py").write_text(_EXERCISES)
         (home / "positional.py").write_text(_POSITIONAL)
+        (home / "training.py").write_text(_TRAINING)
 
     def _start(self) -> None:
         environment = {

@@ -11,7 +11,11 @@ import json
 import os
 import re
 import stat
+import symtable
+import textwrap
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from attn_course.exercises import catalog
@@ -20,7 +24,11 @@ from attn_course.exercises.task import Task
 MOST_BYTES = 20 << 20
 MOST_CELLS = 5000
 MOST_CODE = 2_000_000
+MOST_STATEMENTS = 20_000
+_MOST_MAGICS = 50  # lines for IPython in a cell, each of which takes one more look at the cell
+_MOST_WITH_MAGICS = 20_000  # characters of such a cell
 _MAGIC = re.compile(r"^\s*(%|!|\?)|^\s*[\w.]+\s*=\s*[%!]|\?\s*$")
+_TIMED = re.compile(r"^(\s*)%time\s+(.*)$")
 _PYTHON_CELL = re.compile(r"%%(time|timeit|capture|prun)\b")
 _MARKER = re.compile(r"^#\s*%%(.*)$")
 
@@ -29,18 +37,23 @@ class Refused(ValueError):
     """A file that is no notebook that can be graded."""
 
 
+@dataclass(frozen=True)
+class Statement:
+    """A statement at the top of a cell: its text, its tree, and the names that it gives something to."""
+
+    text: str
+    tree: ast.stmt
+    binds: frozenset[str]
+
+
 @dataclass
 class Submission:
-    """What a notebook holds: its code cells, and what was left out of them."""
+    """What a notebook holds: its code cells, its statements in order, and what was left out."""
 
     path: Path
     cells: list[str]
     remarks: list[str] = field(default_factory=list)
-    statements: list[tuple[str, ast.stmt]] = field(default_factory=list)  # source text and tree, in order
-
-    def bound(self) -> set[str]:
-        """Every name that some statement binds."""
-        return set().union(*(_binds(tree) for _, tree in self.statements))
+    statements: list[Statement] = field(default_factory=list)
 
     def tasks(self, chapter: int | None = None) -> list[Task]:
         """The exercises that this notebook is about: of its chapters, by what it checks, else by what it defines."""
@@ -51,31 +64,71 @@ class Submission:
         chapters = {task.chapter for task in every if task.id in named}
         if chapters:
             return [task for task in every if task.chapter in chapters]
-        bound = self.bound()
-        return [task for task in every if task.name in bound]
+        return [task for task in every if task.name in self._binders]
 
     def answer(self, task: Task) -> list[str] | None:
         """The statements that make the answer to ``task``, in order; None where its name is never bound."""
-        wanted = {task.name}
-        taken: set[int] = set()
-        last = next(
-            (i for i, (_, tree) in reversed(list(enumerate(self.statements))) if task.name in _binds(tree)),
-            None,
-        )
-        if last is None:
+        if task.name not in self._binders:
             return None
-        # A helper may stand below the answer, if nothing above has its name: when the answer is called, it is there.
-        above = set().union(*(_binds(tree) for _, tree in self.statements[: last + 1]))
-        functions = {tree.name: tree for _, tree in self.statements if isinstance(tree, ast.FunctionDef)}
-        size = -1
-        while size != len(taken):
-            size = len(taken)
-            for i, (_, tree) in reversed(list(enumerate(self.statements))):
-                names = (_binds(tree) | (_changes(tree, functions) if i <= last else set())) & wanted
-                if i not in taken and ((names or _binds_all(tree)) if i <= last else names - above):
-                    wanted |= _uses(tree)
-                    taken.add(i)
-        return [self.statements[i][0] for i in sorted(taken)]
+        last = self._binders[task.name][-1]
+        taken: set[int] = set()
+        wanted: set[str] = set()
+        todo = [task.name]
+
+        def take(i: int) -> None:
+            if i not in taken:
+                taken.add(i)
+                todo.extend(_uses(self.statements[i]))
+
+        for i in self._always:
+            if i <= last:
+                take(i)
+        while todo:
+            name = todo.pop()
+            if name in wanted:
+                continue
+            wanted.add(name)
+            binders = self._binders.get(name, [])
+            for i in binders:
+                # A helper may stand below the answer, if nothing above has its name: when it is called, it is there.
+                if i <= last or binders[0] > last:
+                    take(i)
+            if name != task.name:  # what is done with the answer itself is no part of it
+                for i in self._changers.get(name, []):
+                    if i <= last:
+                        take(i)
+        return [self.statements[i].text for i in sorted(taken)]
+
+    @cached_property
+    def _binders(self) -> dict[str, list[int]]:
+        """Name -> the statements that bind it, in order."""
+        return _by_name(statement.binds for statement in self.statements)
+
+    @cached_property
+    def _changers(self) -> dict[str, list[int]]:
+        """Name -> the statements that may change what it stands for, in order."""
+        trees = [statement.tree for statement in self.statements]
+        reach = {tree.name: _reaches_out(tree) for tree in trees if isinstance(tree, ast.FunctionDef)}
+        return _by_name(_changes(tree, reach) for tree in trees)
+
+    @cached_property
+    def _always(self) -> list[int]:
+        """``from … import *`` and ``from __future__ import …``: they bind what no name tells."""
+        trees = [statement.tree for statement in self.statements]
+        return [
+            i
+            for i, tree in enumerate(trees)
+            if isinstance(tree, ast.ImportFrom)
+            and (tree.module == "__future__" or any(alias.name == "*" for alias in tree.names))
+        ]
+
+
+def _by_name(found: Iterable[Collection[str]]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for i, names in enumerate(found):
+        for name in names:
+            places.setdefault(name, []).append(i)
+    return places
 
 
 def read(path: Path) -> Submission:
@@ -98,6 +151,8 @@ def read(path: Path) -> Submission:
 
 def _text(path: Path) -> str:
     """The file's text, if it is a plain file of a fair size and no link."""
+    if path.is_dir() and not path.is_symlink():
+        raise Refused("a folder that cannot be read")
     if path.suffix not in (".ipynb", ".py"):
         raise Refused(f"{path.suffix or 'no suffix'}: expected .ipynb or .py")
     try:
@@ -134,8 +189,8 @@ def _from_json(text: str) -> list[str]:
         return cells
     except RecursionError:
         raise Refused("JSON nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise Refused(f"not JSON: {error}") from None
+    except ValueError as error:  # also a number of 5,000 digits
+        raise error if isinstance(error, Refused) else Refused(f"not JSON: {error}") from None
 
 
 def _from_percent(text: str) -> list[str]:
@@ -162,19 +217,27 @@ def _parse(submission: Submission, number: int, source: str) -> None:
             submission.remarks.append(f"code cell {number}: left out, {lines[first].strip()[:40]}")
             return
         lines[first] = ""  # the cell below it is plain Python
-        source = "\n".join(lines)
-    try:
-        tree = _tree(source)
-    except SyntaxError:
-        kept = ["" if _MAGIC.search(line) else line for line in lines]
-        dropped = sum(a != b for a, b in zip(kept, lines, strict=True))
-        source = "\n".join(kept)
+    elif lines[first][:1] in (" ", "\t"):  # a cell may be indented as a whole
+        lines = textwrap.dedent(source).split("\n")
+    dropped = 0
+    while True:
         try:
-            tree = _tree(source)
+            tree = _tree("\n".join(lines))
+            break
         except SyntaxError as error:
-            submission.remarks.append(f"code cell {number}: left out, line {error.lineno}: {error.msg}")
-            return
+            # Only the line that Python stumbles over: "%", "!" and "?" have their places in Python, too.
+            at = (error.lineno or 0) - 1
+            may = dropped < _MOST_MAGICS and len(source) <= _MOST_WITH_MAGICS and 0 <= at < len(lines)
+            if not may or not _MAGIC.search(lines[at]):
+                submission.remarks.append(f"code cell {number}: left out, line {error.lineno}: {error.msg}")
+                return
+            timed = _TIMED.match(lines[at])
+            lines[at] = timed[1] + timed[2] if timed else lines[at][: -len(lines[at].lstrip())] + "pass"
+            dropped += 1
+    if dropped:
         submission.remarks.append(f"code cell {number}: {dropped} lines for IPython left out")
+    if len(submission.statements) + len(tree.body) > MOST_STATEMENTS:
+        raise Refused(f"more than {MOST_STATEMENTS:,} statements")
     for statement in tree.body:
         first = statement.lineno
         if (
@@ -182,11 +245,13 @@ def _parse(submission: Submission, number: int, source: str) -> None:
             and statement.decorator_list
         ):
             first = min(decorator.lineno for decorator in statement.decorator_list)
-        text = source.split("\n")[first - 1 : statement.end_lineno]
+            while first > 1 and not lines[first - 1].lstrip().startswith("@"):  # a decorator in brackets
+                first -= 1
+        text = lines[first - 1 : statement.end_lineno]
         text[-1] = text[-1].encode()[: statement.end_col_offset].decode() if text else ""
         if first == statement.lineno:
             text[0] = text[0].encode()[statement.col_offset :].decode()
-        submission.statements.append(("\n".join(text), statement))
+        submission.statements.append(Statement("\n".join(text), statement, frozenset(_binds(statement))))
 
 
 def _tree(source: str) -> ast.Module:
@@ -207,9 +272,12 @@ def _binds(tree: ast.stmt) -> set[str]:
             continue  # what is inside binds names of its own
         if isinstance(node, ast.Lambda):
             continue
+        if isinstance(node, ast.comprehension):  # its variable, too
+            todo += [node.iter, *node.ifs]
+            continue
         if isinstance(node, ast.Import | ast.ImportFrom):
             found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
         if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
             found |= _base(node)
@@ -220,27 +288,39 @@ def _binds(tree: ast.stmt) -> set[str]:
 
 
 def _base(node: ast.expr) -> set[str]:
-    """``a`` of ``a.b[c].d``."""
-    while isinstance(node, ast.Attribute | ast.Subscript):
-        node = node.value
+    """``a`` of ``a.b[c].d()``."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
     return {node.id} if isinstance(node, ast.Name) else set()
 
 
-def _changes(tree: ast.stmt, functions: dict[str, ast.FunctionDef]) -> set[str]:
-    """The names whose objects a call on a line of its own may change: of ``rows.append(1)``, and of ``fill()``."""
+def _changes(tree: ast.stmt, reach: dict[str, set[str]]) -> set[str]:
+    """The names whose objects a statement may change without binding them.
+
+    A call on a line of its own: ``rows.append(1)``, ``nn.init.zeros_(table)``, ``fill()``; and a decorator.
+
+    Args:
+        reach: function -> the names outside itself that it may change. A function is not changed by being handed over.
+    """
     found: set[str] = set()
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+        called: list[ast.expr] = []
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            called = [one.func if isinstance(one, ast.Call) else one for one in node.decorator_list]
+        elif isinstance(node, ast.Lambda):
             continue
+        else:
+            todo.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            called = node.value.func
-            if isinstance(called, ast.Attribute):
-                found |= _base(called)
-            elif isinstance(called, ast.Name) and called.id in functions:
-                found |= _reaches_out(functions[called.id])
-        todo.extend(ast.iter_child_nodes(node))
+            called = [node.value.func]
+            found |= set().union(*(_base(argument) for argument in node.value.args)) - set(reach)
+            if isinstance(node.value.func, ast.Attribute):
+                found |= _base(node.value.func)
+        for function in called:
+            if isinstance(function, ast.Name):
+                found |= reach.get(function.id, set())
     return found
 
 
@@ -261,13 +341,17 @@ def _reaches_out(function: ast.FunctionDef) -> set[str]:
     return found - own | declared
 
 
-def _binds_all(tree: ast.stmt) -> bool:
-    """Whether this is ``from … import *``."""
-    return isinstance(tree, ast.ImportFrom) and any(alias.name == "*" for alias in tree.names)
-
-
-def _uses(tree: ast.stmt) -> set[str]:
-    """Every name that a statement reads, at any depth."""
-    return {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
+def _uses(statement: Statement) -> set[str]:
+    """The notebook's names that a statement reads, at any depth; not what a function calls so for itself."""
+    try:
+        top = symtable.symtable(statement.text, "submission", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # `await` at the top, for one
+        names = (node for node in ast.walk(statement.tree) if isinstance(node, ast.Name))
+        return {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    found = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
+    todo = top.get_children()
+    while todo:
+        scope = todo.pop()
+        todo += scope.get_children()
+        found |= {symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global()}
+    return found
