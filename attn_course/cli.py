@@ -345,7 +345,9 @@ def _grade(arguments: argparse.Namespace) -> int:
         print(f"no status {', '.join(unknown)}; there are {', '.join(grading.STATUSES)}", file=sys.stderr)
         return 2
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for Ctrl-C: nothing is left behind
+        for ends in ("SIGTERM", "SIGHUP"):  # as for Ctrl-C: nothing is left behind
+            if hasattr(signal, ends):
+                signal.signal(getattr(signal, ends), signal.default_int_handler)
     try:
         rows = grading.grade(
             arguments.folder, arguments.out, chapter=arguments.chapter, seed=arguments.seed,

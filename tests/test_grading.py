@@ -179,6 +179,12 @@ HONEST = {
         "torch.nn.init.zeros_(big)",
         "big.mul_(2).neg_()",
     ),
+    "beside a training loop": "import torch\nimport torch.nn.functional as F\nfrom torch import nn\nsize = 3\n"
+    "def work(size):\n    torch.manual_seed(0)\n    return sum(iter(int, 1))\nwork(size)\n"
+    "while True:\n    torch.nn.utils.clip_grad_norm_([], 1)\n    F.relu(torch.ones(1)).sum().backward()\n"
+    + RIGHT.replace("return", "F, nn, size; return"),
+    "a long cell with a magic": f"%matplotlib inline\n{'# a remark' * 3000}\n{RIGHT}",
+    "a cell of many magics": "!pip list\n" * 99 + RIGHT,
     "match": answer_with("k", "match 0:", "    case k: pass"),
     "a name of its own that is heavy elsewhere": "mask = sum(iter(int, 1))\nout = [mask for mask in iter(int, 1)]\n"
     "import torch\ndef causal_mask(n):\n    mask = torch.ones(n, n)\n    out = mask.tril()\n    return out.bool()\n",
@@ -203,6 +209,17 @@ def test_a_right_answer_in_an_honest_style_is_a_right_answer(style, sandbox, tmp
         assert row.status == "passed", (path.suffix, row.message)
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_of_a_chapter_only_what_an_answer_needs_is_run(chapter, tmp_path):
+    mine = [exercise for exercise in catalog() if exercise.chapter == int(chapter.stem[:2])]
+    path = tmp_path / "done.ipynb"
+    path.write_text(filled(chapter, {exercise.id: str(exercise.solution()) for exercise in mine}))
+    submission = grading.read(path)
+    for exercise in mine:
+        assert len(submission.answer(exercise.task)) <= 12, exercise.id
+        assert not [text for text in submission.answer(exercise.task) if ".backward()" in text], exercise.id
+
+
 def test_a_notebook_of_many_statements_is_taken_apart_in_time_that_grows_with_it(tmp_path):
     """A chain of helpers, each above the one that it needs: the number of looks, not the clock, is what counts."""
     path = tmp_path / "chain.py"
@@ -223,6 +240,14 @@ def test_what_went_wrong_before_an_answer_was_called_is_told(sandbox, tmp_path):
     path.write_text("from nowhere import something\n" + RIGHT.replace(".tril()", ".tril(something)") + CHECK)
     row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
     assert row.status == "wrong" and "NameError" in row.message and "No module named 'nowhere'" in row.message
+    path.write_text(f"# %%\n%matplotlib inline\n{WRONG}\n# %%\nbroken = (\n# %%\n{CHECK}")
+    row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
+    assert "(code cell 1: lines for IPython left out; code cell 2: left out, line 1: " in row.message
+    path.write_text(
+        f"# %%\nfrom attn_course.exercises import get\ny = get('causal-mask').reference\n{RIGHT.replace('(n, n)', '(n, n, dtype=y)')}{CHECK}"
+    )
+    row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
+    assert "own functions are not there when an answer is graded" in row.message
     path.write_text(
         "from nowhere import something\nimport torch as something\n"
         + RIGHT.replace("torch.", "something.")
@@ -458,6 +483,7 @@ def test_a_student_with_two_files_counts_once_and_with_the_better_one(tmp_path):
         (tmp_path / student / "b.py").write_text(WRONG + CHECK)
     told = grading.summary(grading.grade(tmp_path, tmp_path / "g.csv"))
     assert "| causal-mask | 1 of 2 | 1 | 0 | 0 |" in told
+    assert "| ada | 1 of 8 |" in told and "| ben | 0 of 8 |" in told
 
 
 def test_a_file_that_nobody_foresaw_does_not_hold_up_the_others(monkeypatch, tmp_path):

@@ -291,6 +291,10 @@ ATTACKS: dict[str, tuple[str, set[str]]] = {
         attempt("import os, torch\nos.open(torch.__file__, os.O_RDONLY | os.O_TRUNC)"),
         {"wrong"},
     ),
+    "it watches the other submissions": (
+        attempt("import ctypes\nassert ctypes.CDLL(None).inotify_init1(0) >= 0"),
+        {"wrong"},
+    ),
     "it takes a piece of shared memory": (
         attempt(
             "import ctypes\nlibc = ctypes.CDLL(None)\nassert any(libc.shmat(i, 0, 0) != -1 for i in range(99))"

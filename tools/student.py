@@ -158,8 +158,8 @@ Each exercise has a cell with a function that is empty, and below it a cell that
 both: the check says whether it is right, or which mistake it makes. `get("causal-mask").hint()` gives a first hint,
 `hint(2)` the next. An exercise that you leave out breaks nothing: later cells then take the course's function.
 
-Change only the cells of the exercises, and add cells of your own; do not rename the function. Before you hand a
-notebook in, check all of it at once:
+Change only the cells of the exercises, and add cells of your own; do not rename the function. An answer may use Python,
+torch and functions of your own, not the course's. Before you hand a notebook in, check all of it at once:
 
     attn-course check {next(iter(chapters))}
 

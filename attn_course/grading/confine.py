@@ -53,7 +53,8 @@ def readable(ours: Path) -> list[Path]:
 
 def _forbid_files(allowed: list[Path], version: int) -> None:
     every = (1 << _RIGHTS[min(version, max(_RIGHTS))]) - 1
-    attributes = struct.pack("=Q", every)
+    # From version 6 on: no signal and no abstract socket to anybody outside either.
+    attributes = struct.pack("=QQQ", every, 0, 3) if version >= 6 else struct.pack("=Q", every)
     ruleset = _call(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
     try:
         for path, rights in [
@@ -89,7 +90,7 @@ _REFUSED = {
     "finit_module": (313, 273), "setsid": (112, 157), "setpgid": (109, 154),
     "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274), "syslog": (103, 116), "truncate": (76, 45),
-    "creat": (85, None),
+    "creat": (85, None), "inotify_init": (253, None), "inotify_init1": (294, 26), "fanotify_init": (300, 262),
     "shmat": (30, 196), "shmctl": (31, 195), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
     "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "mq_unlink": (241, 181),
     "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183), "mq_notify": (244, 184),
@@ -255,6 +256,11 @@ def probe(secret: str) -> dict[str, str]:
     except OSError:
         pass
     try:
+        os.chmod(".", 0o700)
+        open_doors.setdefault("files", "the mode of a folder could be changed")
+    except OSError:
+        pass
+    try:
         import socket
 
         socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()
@@ -272,6 +278,13 @@ def probe(secret: str) -> dict[str, str]:
     try:
         os.kill(os.getppid(), 0)
         open_doors["processes"] = "another process could be sent a signal"
+    except OSError:
+        pass
+    try:
+        import fcntl
+
+        fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())
+        open_doors.setdefault("processes", "another process could be sent a signal for a file")
     except OSError:
         pass
     try:

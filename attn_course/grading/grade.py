@@ -101,10 +101,13 @@ def _judged(submission: Submission, task: Task, sandbox: Sandbox, seed: int) -> 
         statements = submission.answer(task)
     except Exception as error:
         return "error", "", f"Its code could not be taken apart: {type(error).__name__}: {error}"
+    remarks = f" ({'; '.join(submission.remarks[:3])})" if submission.remarks else ""
     if statements is None:
-        remarks = f" ({'; '.join(submission.remarks[:3])})" if submission.remarks else ""
         return "missing", "", f"`{task.name}` is nowhere defined{remarks}."
-    return verdict(task, sandbox.observe(task, statements, seed), seed, sandbox.allowance)
+    status, diagnosis, message = verdict(
+        task, sandbox.observe(task, statements, seed), seed, sandbox.allowance
+    )
+    return status, diagnosis, message + (remarks if status not in ("passed", "not attempted") else "")
 
 
 def verdict(task: Task, outcome: Outcome, seed: int, allowance: Allowance) -> tuple[str, str, str]:
@@ -398,6 +401,10 @@ def summary(rows: list[Row]) -> str:
         lines.append(
             f"| {exercise} | {counts['passed']} of {len(mine)} | {counts['wrong']} | {idle} | {other} | {told} |"
         )
+    lines += ["", "| student | passed |", "|---|---|"]
+    for student in sorted(students):
+        mine = [row for row in best.values() if row.student == student]
+        lines.append(f"| {_markdown(student)} | {sum(row.points for row in mine)} of {len(mine)} |")
     refused = [row for row in rows if row.status in ("refused", "forged")]
     if refused:
         lines += ["", "Files to look at:", ""]

@@ -42,6 +42,10 @@ class _Exercise:
     def check(self, candidate=None, **_):
         return None
 
+    @property
+    def reference(self):
+        raise RuntimeError("the course's own functions are not there when an answer is graded: use your own")
+
 
 def get(name):
     return _Exercise(name)

@@ -108,8 +108,9 @@ class Submission:
     def _changers(self) -> dict[str, list[int]]:
         """Name -> the statements that may change what it stands for, in order."""
         trees = [statement.tree for statement in self.statements]
-        reach = {tree.name: _reaches_out(tree) for tree in trees if isinstance(tree, ast.FunctionDef)}
-        return _by_name(_changes(tree, reach) for tree in trees)
+        fixed = {name for name, places in self._binders.items() if all(_is_fixed(trees[i]) for i in places)}
+        reach = {tree.name: _reaches_out(tree, fixed) for tree in trees if isinstance(tree, ast.FunctionDef)}
+        return _by_name(_changes(tree, reach, fixed) for tree in trees)
 
     @cached_property
     def _always(self) -> list[int]:
@@ -227,15 +228,19 @@ def _parse(submission: Submission, number: int, source: str) -> None:
         except SyntaxError as error:
             # Only the line that Python stumbles over: "%", "!" and "?" have their places in Python, too.
             at = (error.lineno or 0) - 1
-            may = dropped < _MOST_MAGICS and len(source) <= _MOST_WITH_MAGICS and 0 <= at < len(lines)
-            if not may or not _MAGIC.search(lines[at]):
+            may = dropped < _MOST_MAGICS and len(source) <= _MOST_WITH_MAGICS
+            if not may and dropped < len(lines):  # one look more, without the lines that begin as magics do
+                kept = ["pass" if line.startswith(("%", "!")) else line for line in lines]
+                dropped, lines = dropped + len(lines), kept
+                continue
+            if not may or not 0 <= at < len(lines) or not _MAGIC.search(lines[at]):
                 submission.remarks.append(f"code cell {number}: left out, line {error.lineno}: {error.msg}")
                 return
             timed = _TIMED.match(lines[at])
             lines[at] = timed[1] + timed[2] if timed else lines[at][: -len(lines[at].lstrip())] + "pass"
             dropped += 1
     if dropped:
-        submission.remarks.append(f"code cell {number}: {dropped} lines for IPython left out")
+        submission.remarks.append(f"code cell {number}: lines for IPython left out")
     if len(submission.statements) + len(tree.body) > MOST_STATEMENTS:
         raise Refused(f"more than {MOST_STATEMENTS:,} statements")
     for statement in tree.body:
@@ -294,13 +299,25 @@ def _base(node: ast.expr) -> set[str]:
     return {node.id} if isinstance(node, ast.Name) else set()
 
 
-def _changes(tree: ast.stmt, reach: dict[str, set[str]]) -> set[str]:
+def _is_fixed(tree: ast.stmt) -> bool:
+    """Whether what a statement binds is changed by no call: a module, a function, a number."""
+    if isinstance(tree, ast.Try):
+        return all(
+            _is_fixed(one) for one in [*tree.body, *(s for h in tree.handlers for s in h.body), *tree.orelse]
+        )
+    if isinstance(tree, ast.Assign | ast.AnnAssign):
+        return isinstance(tree.value, ast.Constant | ast.UnaryOp)
+    return isinstance(tree, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.Expr | ast.Pass)
+
+
+def _changes(tree: ast.stmt, reach: dict[str, set[str]], fixed: set[str]) -> set[str]:
     """The names whose objects a statement may change without binding them.
 
     A call on a line of its own: ``rows.append(1)``, ``nn.init.zeros_(table)``, ``fill()``; and a decorator.
 
     Args:
-        reach: function -> the names outside itself that it may change. A function is not changed by being handed over.
+        reach: function -> the names outside itself that it may change.
+        fixed: the names whose objects no call changes.
     """
     found: set[str] = set()
     todo: list[ast.AST] = [tree]
@@ -315,16 +332,16 @@ def _changes(tree: ast.stmt, reach: dict[str, set[str]]) -> set[str]:
             todo.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             called = [node.value.func]
-            found |= set().union(*(_base(argument) for argument in node.value.args)) - set(reach)
+            found |= set().union(*(_base(argument) for argument in node.value.args)) - fixed
             if isinstance(node.value.func, ast.Attribute):
-                found |= _base(node.value.func)
+                found |= _base(node.value.func) - fixed
         for function in called:
             if isinstance(function, ast.Name):
                 found |= reach.get(function.id, set())
     return found
 
 
-def _reaches_out(function: ast.FunctionDef) -> set[str]:
+def _reaches_out(function: ast.FunctionDef, fixed: set[str]) -> set[str]:
     """The names outside itself that a function gives something to, or whose objects it may change."""
     declared: set[str] = set()
     own = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
@@ -338,7 +355,7 @@ def _reaches_out(function: ast.FunctionDef) -> set[str]:
             found |= _base(node)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             found |= _base(node.func)
-    return found - own | declared
+    return found - own - fixed | declared
 
 
 def _uses(statement: Statement) -> set[str]:
