@@ -243,9 +243,8 @@ def test_what_went_wrong_before_an_answer_was_called_is_told(sandbox, tmp_path):
     path.write_text(f"# %%\n%matplotlib inline\n{WRONG}\n# %%\nbroken = (\n# %%\n{CHECK}")
     row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
     assert "(code cell 1: lines for IPython left out; code cell 2: left out, line 1: " in row.message
-    path.write_text(
-        f"# %%\nfrom attn_course.exercises import get\ny = get('causal-mask').reference\n{RIGHT.replace('(n, n)', '(n, n, dtype=y)')}{CHECK}"
-    )
+    first = "from attn_course.exercises import get\ny = get('causal-mask').reference\n"
+    path.write_text(first + RIGHT.replace("(n, n)", "(n, n, dtype=y)") + CHECK)
     row = by_exercise(grading.check_file(path, sandbox, 5))["causal-mask"]
     assert "own functions are not there when an answer is graded" in row.message
     path.write_text(
