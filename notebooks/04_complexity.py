@@ -360,9 +360,9 @@ explorer
 # %% tags=["remove-input"]
 glue("map_meets_convolution", f"{meeting[1]:.0f}")
 say(
-    "To the right: at {widths} the ring stands at {rings} tokens, twice the width each time. Up to 128 tokens the window is the full map, then its line turns from the square to a straight rise. "
+    "To the right: at widths of {widths} the ring stands at {rings} tokens, twice the width each time. Up to 128 tokens the window is the full map, then its line turns from the square to a straight rise. "
     "Over feature maps of 128 channels, `SelfAttention2D` costs less than a 3 × 3 convolution up to about {side} × {side}, and more above: few places make a map cheap.",
-    widths=", ".join(map(str, rings)), rings=", ".join(f"{ring:,.0f}" for ring in rings.values()), side=f"{meeting[1]:.0f}",
+    widths=", ".join(f"{width:,}" for width in rings), rings=", ".join(f"{ring:,.0f}" for ring in rings.values()), side=f"{meeting[1]:.0f}",
 )  # fmt: skip
 
 # %% [markdown]

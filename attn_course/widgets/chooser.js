@@ -994,7 +994,8 @@ function build(ui) {
   const memory = slider({ label: 'Memory limit', min: 0, max: STOPS.length - 1, value: near(bytes),
     format: (i) => sizeWords(i === near(bytes) ? bytes : STOPS[i]),
     change: (i) => change({ memory_bytes: STOPS[i] }) });
-  const budgets = Object.entries(data.budgets).map(
+  const ofLimit = ([, limit]) => limit ?? Infinity;
+  const budgets = Object.entries(data.budgets).sort((a, b) => ofLimit(a) - ofLimit(b)).map(
     ([name, limit]) => [name, `${name}: ${limit === null ? 'no limit' : flopsWords(limit)}`]);
   const controls = {
     data_type: pick('Data', 'data_type', KINDS),

@@ -94,10 +94,10 @@ function median(values) {
 
 function tables(data, now) {
   const all = seen(data, now);
-  const atCursor = { name: 'At the cursor', columns: ['mechanism', ...Object.values(data.units)],
+  const atCursor = { name: 'At the cursor', columns: ['mechanism', ...data.quantities.map((quantity) => data.units[quantity])],
     rows: all.lines.map((line) => {
       const found = costAt(data, line, all.here, now);
-      return [line.name, ...Object.keys(data.units).map((quantity) => found[quantity])];
+      return [line.name, ...data.quantities.map((quantity) => found[quantity])];
     }) };
   if (now.view === 'costs') {
     const name = (k) => all.drawnLines[k].line.name;
@@ -268,7 +268,7 @@ function build(ui) {
   for (const { node } of [...first, others.heads, others.sequences, others.images]) node.classList.add('attn-short');
   for (const { node } of [length, side]) node.classList.add('attn-wide');
 
-  const toggles = Object.entries(data.families).flatMap(([of, { lines }]) => lines.map((line) => {
+  const toggles = ['tokens', 'maps'].flatMap((of) => data.families[of].lines.map((line) => {
     const one = toggle({ label: line.name, value: settings.on.includes(line.name), change: (on) => change({
       on: on ? [...ui.settings.on, line.name] : ui.settings.on.filter((name) => name !== line.name) }) });
     return { of, name: line.name, ...one };

@@ -212,6 +212,7 @@ class CostExplorer(Figure):
         data = {
             "options": {name: list(values) for name, values in OPTIONS.items()},
             "units": UNITS,
+            "quantities": list(UNITS),  # in their order, which the keys of an object do not keep
             "families": families,
             "machines": {
                 name: {"peak": hardware.peak_flops, "bandwidth": hardware.bandwidth, "rows": rows[name]}

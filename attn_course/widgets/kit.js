@@ -232,7 +232,7 @@ function plot({ title, series, x, y, xLog = false, yLog = false, xRange = null, 
     const late = px(mark.x) > width * 0.65;
     box.append(drawn('circle', { cx: px(mark.x), cy: py(mark.y), r: 5, class: 'attn-mark' }));
     if (mark.text) {
-      box.append(drawn('text', { x: px(mark.x) + (late ? -9 : 9), y: py(mark.y) - 7, class: 'attn-note',
+      box.append(drawn('text', { x: px(mark.x) + (late ? -9 : 9), y: py(mark.y) - 7, class: 'attn-note attn-halo',
         'text-anchor': late ? 'end' : 'start' }, mark.text));
     }
   }

@@ -45,7 +45,7 @@ class Stage:
         """What the page's own code says at these settings."""
         return self.page.evaluate(
             "([name, data, settings]) => attnFigures.known[name].tables(data, settings)",
-            [self.figure.name, self.figure.data, {**self.figure.settings, **settings}],
+            [self.figure.name, self.figure.state()["data"], {**self.figure.settings, **settings}],
         )
 
     def shown(self) -> list[dict[str, Any]]:
@@ -78,8 +78,8 @@ def stage(browser: Browser, folder: Path, figure: Figure, *, scheme: Any = "ligh
     (here / "figure.css").write_text((HERE / CSS).read_text(encoding="utf-8"), encoding="utf-8")
     (here / "figures.js").write_text(book_figures.LOADER.read_text(encoding="utf-8"), encoding="utf-8")
     (here / f"{figure.name}.js").write_text(script(figure.name), encoding="utf-8")
-    # Through JSON, as a stored notebook does.
-    shown = json.loads(json.dumps({"name": figure.name, **figure.state()}, allow_nan=False))
+    # Through JSON with sorted keys, as a stored notebook does.
+    shown = json.loads(json.dumps({"name": figure.name, **figure.state()}, sort_keys=True, allow_nan=False))
     page_file = here / "page.html"
     page_file.write_text(PAGE.format(box=book_figures.html(shown, repr(figure))), encoding="utf-8")
     context = browser.new_context(
