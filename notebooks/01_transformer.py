@@ -1284,7 +1284,7 @@ print(
 #
 # </details>
 #
-# <details name="chapter-1-question-2"><summary>B. About 16: nearly all of the weight is on one key</summary>
+# <details name="chapter-1-question-2"><summary>B. About 16: one key has nearly all the weight</summary>
 #
 # **Not quite.** That is the dot product as it is, not divided at all: the case *without it* in [figure](#fig-scale).
 # Here it was divided, and by too much.

@@ -46,6 +46,8 @@ _CHOICE = re.compile(
     r"<details (name=[^>]*>\s*<summary>.*?</summary>\s*\*\*(Right|Not quite)\.\*\*)", re.DOTALL
 )
 _PROGRESS = re.compile(r"\d+%\|.*\|\s*[\d.]+\w?/[\d.?]+")  # a text progress bar, as tqdm draws it
+_WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_LIVE = "*(Controls to play with stand here when the notebook is running.)*"
 
 Complain = Callable[[str], None]
 
@@ -193,6 +195,8 @@ class Upgrade:
             if MIME in data:
                 words = _joined(data.get("text/plain", ""))
                 output["data"] = data = {"text/html": figures.html(data[MIME], words)}
+            if _WIDGET_VIEW in data:
+                output["data"] = data = {"text/markdown": _LIVE}
             if "text/html" in data:  # the corner of a data frame names nothing, so it is no heading
                 data["text/html"] = _joined(data["text/html"]).replace("<th></th>", "<td></td>")
             if "text/markdown" in data:
