@@ -258,7 +258,7 @@ def tried():
     [
         (2, "text/html", "panel"),
         (3, "image/png", "picture"),
-        (4, colab.WIDGET, "turn"),
+        (4, colab.WIDGET, "make"),
         (5, colab.FIGURE, "make"),
     ],
 )

@@ -320,7 +320,7 @@ def faults(tried: NotebookNode) -> list[str]:
         found.append("a figure of plots gave no picture")
     for cell in live:
         shown = _shown(cell)
-        wanted = {WIDGET, "text/plain"} | ({FIGURE} if "runpy" in cell.source else set())
+        wanted = {WIDGET, FIGURE, "text/plain"}
         if wanted - set(shown):
             found.append(
                 f"no {', '.join(sorted(wanted - set(shown)))} from {cell.source.splitlines()[-1]}: {_text(cell)}"
