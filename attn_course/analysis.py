@@ -244,9 +244,13 @@ def tokens_over_image(values: Tensor, grid: tuple[int, int], size: tuple[int, in
             raise ValueError(f"{name} must be two numbers of at least 1, got {tuple(pair)}")
     rows, columns = grid
     if values.ndim < 1 or values.shape[-1] != rows * columns:
-        raise ValueError(f"values must be (…, {rows} · {columns} = {rows * columns}), got {tuple(values.shape)}")
+        raise ValueError(
+            f"values must be (…, {rows} · {columns} = {rows * columns}), got {tuple(values.shape)}"
+        )
     row, column = (
-        torch.div((2 * torch.arange(pixels, device=values.device) + 1) * cells, 2 * pixels, rounding_mode="floor")
+        torch.div(
+            (2 * torch.arange(pixels, device=values.device) + 1) * cells, 2 * pixels, rounding_mode="floor"
+        )
         for pixels, cells in zip(size, grid, strict=True)
     )
     return values[..., row[:, None] * columns + column]

@@ -461,7 +461,9 @@ def roofline(points: Mapping[str, tuple[float, float]], hardware: Any, title: st
         axis.plot(intensity, rate / 1e9, "o", color=COLOURS[name], markersize=8, label=name)
     axis.set(xscale="log", yscale="log", xlabel="FLOPs per byte", ylabel="GFLOP/s", title=title)
     axis.minorticks_off()
-    axis.annotate("memory binds", (ridge, 0.03), (-6, 0), ("data", "axes fraction"), "offset points", ha="right")
+    axis.annotate(
+        "memory binds", (ridge, 0.03), (-6, 0), ("data", "axes fraction"), "offset points", ha="right"
+    )
     axis.annotate("arithmetic binds", (ridge, 0.03), (6, 0), ("data", "axes fraction"), "offset points")
     figure.legend(loc="outside lower center", ncols=4)
     return figure
@@ -497,7 +499,9 @@ def heads_by_entropy_and_distance(heads: Any, blind: tuple[float, float], title:
         place = (head.entropy, head.distance)
         axis.annotate(str(head.head), place, color="white", fontsize=8, ha="center", va="center")
     axis.plot(*blind, "x", color="black", markersize=9, markeredgewidth=2)
-    axis.annotate("all of the past alike", blind, (-10, 0), textcoords="offset points", ha="right", va="center")
+    axis.annotate(
+        "all of the past alike", blind, (-10, 0), textcoords="offset points", ha="right", va="center"
+    )
     axis.set(xlabel="entropy (nats)", ylabel="distance (places)", title=title)
     axis.set(xlim=(0, 1.06 * max(blind[0], heads["entropy"].max())))
     axis.set(ylim=(0, 1.08 * max(blind[1], heads["distance"].max())))
@@ -626,9 +630,16 @@ def decision_tree(tree: Any, wrong: Mapping[str, str], title: str) -> Figure:
         for (answer, row), part in zip(rows.items(), answers.values(), strict=True):
             end = 1.97 if isinstance(part, str) else column + 0.95
             bend = column + (0.66 if column else 0.5)
-            axis.plot([column + 0.3, bend, bend, end], [middle, middle, row, row], color=COLOURS["baseline"], zorder=0)
+            axis.plot(
+                [column + 0.3, bend, bend, end],
+                [middle, middle, row, row],
+                color=COLOURS["baseline"],
+                zorder=0,
+            )
             axis.text(bend + 0.03, row - 0.08, answer, fontsize=8.5, va="bottom")
-        axis.text(column, middle, question, fontsize=9, va="center", bbox={**box, "edgecolor": COLOURS["baseline"]})
+        axis.text(
+            column, middle, question, fontsize=9, va="center", bbox={**box, "edgecolor": COLOURS["baseline"]}
+        )
         return middle
 
     draw(tree, 0.0)
@@ -652,7 +663,9 @@ def choices(table: Any, title: str) -> Figure:
         labels.append(entry.candidate if last == entry.case else f"{entry.case}:  {entry.candidate}")
         last = entry.case
         colour = COLOURS["textbook"] if entry.out else COLOURS["attention"]
-        axis.plot(entry.predicted * 1e3, line, "x" if entry.out else "o", color=colour, mfc="white", markersize=7)
+        axis.plot(
+            entry.predicted * 1e3, line, "x" if entry.out else "o", color=colour, mfc="white", markersize=7
+        )
         axis.plot(entry.measured * 1e3, line, "o", color=colour, markersize=7)
         rows.append(line)
     axis.set_yticks(rows, labels)
@@ -683,13 +696,17 @@ def accuracy_by_distance(tables: Mapping[str, Any], chance: float, title: str) -
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(9.4, 3.2), sharey=True, squeeze=False)
     names = list(dict.fromkeys(name for table in tables.values() for name in table["model"]))
-    shades = dict(zip(names, sns.color_palette(["#0072B2", "#D55E00", "#009E73", "#CC79A7"], len(names)), strict=True))
+    shades = dict(
+        zip(names, sns.color_palette(["#0072B2", "#D55E00", "#009E73", "#CC79A7"], len(names)), strict=True)
+    )
     for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
         live = table["live"].astype(bool) if "live" in table else table["seed"] != table["seed"]
         for model, rows in table[~live].groupby("model", sort=False):
             seeds = rows.groupby("distance")["accuracy"]
             axis.plot(seeds.mean(), color=shades[model], label=model, linewidth=1.6)
-            axis.fill_between(seeds.min().index, seeds.min(), seeds.max(), color=shades[model], alpha=0.2, linewidth=0)
+            axis.fill_between(
+                seeds.min().index, seeds.min(), seeds.max(), color=shades[model], alpha=0.2, linewidth=0
+            )
             reach = rows["reach"].iloc[0]
             if reach < rows["distance"].max():
                 axis.axvline(reach, color=shades[model], linewidth=1, linestyle=":")
@@ -737,14 +754,20 @@ def shares_within(
         wanted: dashed along: the share that is asked for.
         title: of the figure.
     """
-    figure, axes = plt.subplots(1, len(ratios), figsize=(4.2 * len(ratios) + 2.2, 3.3), sharey=True, squeeze=False)
-    finite = [value for rules in ratios.values() for values in rules.values() for value in values if value < np.inf]
+    figure, axes = plt.subplots(
+        1, len(ratios), figsize=(4.2 * len(ratios) + 2.2, 3.3), sharey=True, squeeze=False
+    )
+    finite = [
+        value for rules in ratios.values() for values in rules.values() for value in values if value < np.inf
+    ]
     most = max([*finite, 2 * bound]) * 1.1
     for axis, (name, rules) in zip(axes[0], ratios.items(), strict=True):
         for rule, values in rules.items():
             steps = sorted(value for value in values if value < np.inf)
             shares = [(place + 1) / len(values) for place in range(len(steps))]
-            axis.step([1.0, *steps, most], [0.0, *shares, shares[-1] if shares else 0.0], where="post", label=rule)
+            axis.step(
+                [1.0, *steps, most], [0.0, *shares, shares[-1] if shares else 0.0], where="post", label=rule
+            )
         axis.axvline(bound, color=COLOURS["baseline"], linestyle="--", linewidth=1)
         axis.axhline(wanted, color=COLOURS["baseline"], linestyle="--", linewidth=1)
         axis.set(xscale="log", xlim=(0.97, most), ylim=(0, 1.03), xlabel="time of the choice / best")
@@ -773,10 +796,18 @@ def predicted_and_measured_times(tables: Mapping[str, Any], near: float, title: 
     for axis, (machine, table) in zip(axes[0], tables.items(), strict=True):
         axis.plot([low, high], [low, high], color="black", linewidth=1)
         for factor in (1 + near, 1 / (1 + near)):
-            axis.plot([low, high], [factor * low, factor * high], color="#7A7A7A", linestyle="--", linewidth=1)
+            axis.plot(
+                [low, high], [factor * low, factor * high], color="#7A7A7A", linestyle="--", linewidth=1
+            )
         for kind, rows in table.groupby("kind", sort=False):
             axis.plot(
-                rows["predicted"], rows["measured"], "o", color=shades[kind], markersize=4, alpha=0.6, label=kind
+                rows["predicted"],
+                rows["measured"],
+                "o",
+                color=shades[kind],
+                markersize=4,
+                alpha=0.6,
+                label=kind,
             )
         axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="predicted, s")
         axis.set_title(machine, fontsize=10)
@@ -810,7 +841,12 @@ def image_to_tokens(image: Tensor, feature_map: Tensor, cells: Tensor, tokens: T
         title: of the figure.
     """
     figure, axes = plt.subplots(4, 1, figsize=(7.0, 4.6), height_ratios=[1, 1, 0.6, 2.4])
-    parts = {"image": image, "feature map": feature_map.norm(dim=0), "cells": cells.norm(dim=0), "tokens": tokens.T}
+    parts = {
+        "image": image,
+        "feature map": feature_map.norm(dim=0),
+        "cells": cells.norm(dim=0),
+        "tokens": tokens.T,
+    }
     shapes = (image.shape, feature_map.shape, cells.shape, tokens.shape)
     for axis, (name, values), shape in zip(axes, parts.items(), shapes, strict=True):
         colours = {"cmap": "gray"} if name == "image" else {"cmap": MAP_COLOURS}
@@ -824,7 +860,9 @@ def image_to_tokens(image: Tensor, feature_map: Tensor, cells: Tensor, tokens: T
     return figure
 
 
-def attention_over_image(image: Tensor, overlays: Mapping[str, Tensor], marks: Sequence[int], title: str) -> Figure:
+def attention_over_image(
+    image: Tensor, overlays: Mapping[str, Tensor], marks: Sequence[int], title: str
+) -> Figure:
     """A strip once for each overlay ``(H, W)``, bright where the weight is; a frame marks the place that asks.
 
     Args:
@@ -839,7 +877,9 @@ def attention_over_image(image: Tensor, overlays: Mapping[str, Tensor], marks: S
     for axis, (name, weights), mark in zip(axes[:, 0], overlays.items(), marks, strict=True):
         axis.imshow(image.cpu().numpy(), cmap="gray")
         drawn = axis.imshow(weights.detach().cpu().numpy(), cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.6)
-        frame = plt.Rectangle((mark * height - 0.5, -0.5), height, height, fill=False, color="#D55E00", linewidth=2.5)
+        frame = plt.Rectangle(
+            (mark * height - 0.5, -0.5), height, height, fill=False, color="#D55E00", linewidth=2.5
+        )
         axis.add_patch(frame)
         frame.set_clip_on(False)
         axis.set(xticks=[], yticks=[])
@@ -863,7 +903,9 @@ def accuracy_by_images(tables: Mapping[str, Any], chance: float, title: str) -> 
             seeds = rows.groupby("images")["accuracy"]
             mean = seeds.mean()
             spread = [mean - seeds.min(), seeds.max() - mean]
-            axis.errorbar(mean.index, mean, spread, color=COLOURS[network], marker="o", capsize=3, label=network)
+            axis.errorbar(
+                mean.index, mean, spread, color=COLOURS[network], marker="o", capsize=3, label=network
+            )
         counts = sorted(table["images"].unique())
         axis.set(xscale="log", xlabel="training images", ylim=(0, 1.03))
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
@@ -887,15 +929,29 @@ def price_and_gain(tables: Mapping[str, Any], title: str) -> Figure:
     for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
         for row in table.itertuples():
             spread = [[row.mean - row.least], [row.most - row.mean]]
-            style = {"color": COLOURS[row.network], "marker": "o", "markersize": 7, "capsize": 3, "linestyle": "none"}
+            style = {
+                "color": COLOURS[row.network],
+                "marker": "o",
+                "markersize": 7,
+                "capsize": 3,
+                "linestyle": "none",
+            }
             axis.errorbar(row.price, row.mean, spread, label=row.network, **style)
         axis.set(xscale="log", xlabel="million FLOPs for an image", ylim=(0, 1.04))
-        ticks = [tick for tick in (1, 2, 5, 10, 20, 50) if 0.5 * table["price"].min() < tick < 2 * table["price"].max()]
+        ticks = [
+            tick
+            for tick in (1, 2, 5, 10, 20, 50)
+            if 0.5 * table["price"].min() < tick < 2 * table["price"].max()
+        ]
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         axis.set_title(name, fontsize=10)
     axes[0][0].set_ylabel("accuracy")
-    known = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    known = {
+        label: handle
+        for axis in axes[0]
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=4)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure

@@ -247,7 +247,14 @@ def write(root: Path, repository: Path, *mistakes: str) -> None:
     shutil.copytree(repository / "book", root / "book", ignore=skip)
     shutil.copy2(repository / "book" / "references.md", root / "book")
     (root / "tools").mkdir()
-    for name in ("tools/site.py", "tools/node.py", "tools/lean.py", "_config.yml", "package.json", "package-lock.json"):
+    for name in (
+        "tools/site.py",
+        "tools/node.py",
+        "tools/lean.py",
+        "_config.yml",
+        "package.json",
+        "package-lock.json",
+    ):
         shutil.copy2(repository / name, root / name)
     (root / "node_modules").symlink_to(repository / "node_modules", target_is_directory=True)
     for name, text in PAGES.items():

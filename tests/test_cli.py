@@ -328,14 +328,19 @@ def test_scenarios_run_passes_on_what_was_given_and_prints_the_agreement(held, c
         return json.loads(held.read_text())
 
     monkeypatch.setattr("attn_course.selection.run_scenarios", run)
-    assert cli.main(["scenarios", "run", "--out", str(tmp_path / "x.json"), "--resume", "--seconds", "0.25"]) == 0
+    assert (
+        cli.main(["scenarios", "run", "--out", str(tmp_path / "x.json"), "--resume", "--seconds", "0.25"])
+        == 0
+    )
     assert given == {"out": tmp_path / "x.json", "resume": True, "device": None, "seconds": 0.25}
     assert "1 of 2 (50%)" in capsys.readouterr().out
     cli.main(["scenarios", "run"])
     assert given["out"].parts[:2] == ("results", "scenarios") and not given["resume"]
 
 
-def test_scenarios_that_are_stopped_say_how_to_go_on_and_a_file_that_is_there_is_refused(capsys, monkeypatch, held):
+def test_scenarios_that_are_stopped_say_how_to_go_on_and_a_file_that_is_there_is_refused(
+    capsys, monkeypatch, held
+):
     def stopped(out, **options):
         raise KeyboardInterrupt
 

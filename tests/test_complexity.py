@@ -544,8 +544,15 @@ PEAKS = {
     "hybrid": [
         *({**sizes, "num_classes": 10} for sizes in image_sizes((3, 3, 31, 33), (1, 5, 150, 130))),
         {**image_sizes((1, 3, 224, 224))[0], "num_classes": 7, "positions": False},
-        {**image_sizes((61, 1, 40, 56))[0], "num_classes": 7, "embed_dim": 64, "depth": 2, "num_heads": 4,
-         "grid_height": 5, "grid_width": 7},
+        {
+            **image_sizes((61, 1, 40, 56))[0],
+            "num_classes": 7,
+            "embed_dim": 64,
+            "depth": 2,
+            "num_heads": 4,
+            "grid_height": 5,
+            "grid_width": 7,
+        },
     ],
     "sliding-window-attention": image_sizes(
         (1, 8, 4096, 64, 128),

@@ -643,7 +643,8 @@ def _rows_in_a_list(x):
 
 
 @pytest.mark.parametrize(
-    ("candidate", "words"), [(_whole_table, "tensor held 4,096 numbers"), (_rows_in_a_list, "tensors together")]
+    ("candidate", "words"),
+    [(_whole_table, "tensor held 4,096 numbers"), (_rows_in_a_list, "tensors together")],
 )
 def test_too_much_memory_is_told_whether_in_one_tensor_or_in_many(monkeypatch, candidate, words):
     n = 64

@@ -72,7 +72,14 @@ def seen_from(network, place):
 
 @pytest.mark.parametrize(
     ("name", "whole"),
-    [("cnn", False), ("cbam", True), ("cnn, deeper", True), ("self-attention", True), ("hybrid", True), ("flat", True)],
+    [
+        ("cnn", False),
+        ("cbam", True),
+        ("cnn, deeper", True),
+        ("self-attention", True),
+        ("hybrid", True),
+        ("flat", True),
+    ],
 )
 def test_which_networks_see_the_far_end_of_a_strip(name, whole):
     with seeded(0):
@@ -89,7 +96,9 @@ def test_without_positions_shuffled_cells_give_shuffled_answers_and_with_them_ot
         blind, sighted = chapter7.StripHybrid(positions=False).eval(), chapter7.StripHybrid().eval()
     order = torch.tensor([4, 0, 5, 1, 3, 2])
     for network, moved in ((blind, True), (sighted, False)):
-        handle = network.model.flatten.register_forward_hook(lambda module, inputs, output: output[..., order])
+        handle = network.model.flatten.register_forward_hook(
+            lambda module, inputs, output: output[..., order]
+        )
         shuffled = network(x := torch.randn(3, 1, 8, 48, generator=torch.Generator().manual_seed(2)))
         handle.remove()
         assert torch.allclose(shuffled, network(x)[:, order], atol=1e-5) is moved
@@ -137,7 +146,9 @@ def test_a_short_run_returns_what_is_recorded(monkeypatch):
         outcome, model = core.get(name).run(0, **settings)
         assert isinstance(model, HybridAttentionModel) is (name == "mirrored-strip")
         run = json.loads(json.dumps(outcome))
-        stored = {key: value for key, value in core.load(name).runs[0].items() if key not in ("seed", "seconds")}
+        stored = {
+            key: value for key, value in core.load(name).runs[0].items() if key not in ("seed", "seconds")
+        }
         assert set(run) == set(stored)
         for key in stored:
             assert type(run[key]) is type(stored[key])

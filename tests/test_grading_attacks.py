@@ -170,6 +170,7 @@ ATTACKS: dict[str, tuple[str, set[str]]] = {
     "sys.exit": (answer("import sys\nsys.exit(0)"), {"wrong"}),
     "os._exit": (answer("import os\nos._exit(0)"), {"stopped"}),
     "it kills itself": (answer("import signal\nsignal.raise_signal(signal.SIGKILL)"), {"stopped"}),
+    "it ends by a signal without a name": (answer("import signal\nsignal.raise_signal(45)"), {"stopped"}),
     "it stops itself": (answer("import signal\nsignal.raise_signal(signal.SIGSTOP)"), {"stopped"}),
     "a crash": (answer("import ctypes\nctypes.string_at(0)"), {"stopped"}),
     "it kills the grader": (
@@ -421,6 +422,16 @@ def test_nobody_was_connected_to_and_nothing_was_written_but_the_grades(graded):
 
 def test_a_flood_is_cut_off_where_it_comes_out_of_the_sandbox(graded):
     assert "too large" in the_row(graded, graded["names"]["it floods the way back"]).message
+
+
+@pytest.mark.parametrize(
+    "attack, reason",
+    [("it kills itself", "was killed"), ("a crash", "crashed"),
+     ("it ends by a signal without a name", "crashed"), ("os._exit", "ended before"),
+     ("an endless loop below Python", "longer than 6 s"), ("it stops itself", "longer than 6 s")],
+)  # fmt: skip
+def test_an_answer_whose_process_ended_is_told_how(graded, attack, reason):
+    assert reason in the_row(graded, graded["names"][attack]).message
 
 
 def test_nothing_that_a_submission_started_is_still_there(graded):

@@ -275,5 +275,9 @@ def test_batch_normalisation_stands_after_each_convolution_and_folds_away_for_in
         elif not isinstance(layer, torch.nn.BatchNorm2d):
             folded.append(layer)
     plain.cnn_backbone = torch.nn.Sequential(*folded)
-    plain.transformer, plain.classifier, plain.positions = model.transformer, model.classifier, model.positions
+    plain.transformer, plain.classifier, plain.positions = (
+        model.transformer,
+        model.classifier,
+        model.positions,
+    )
     torch.testing.assert_close(plain.eval()(images), logits, atol=1e-4, rtol=1e-4)

@@ -329,7 +329,18 @@ TREE = ("kind?", {"a": ("long?", {"yes": "first", "no": "second"}), "b": "third"
 def test_a_decision_tree_shows_every_question_answer_and_recommendation_once_and_what_is_wrong_beside_its_own():
     (axis,) = plots.decision_tree(TREE, {"third": "does not exist"}, "t").axes
     texts = {text.get_text(): text.get_position() for text in axis.texts if text.get_text()}
-    assert set(texts) == {"kind?", "long?", "a", "b", "yes", "no", "first", "second", "third", "does not exist"}
+    assert set(texts) == {
+        "kind?",
+        "long?",
+        "a",
+        "b",
+        "yes",
+        "no",
+        "first",
+        "second",
+        "third",
+        "does not exist",
+    }
     assert [texts[name][1] for name in ("first", "second", "third", "does not exist")] == [0, 1, 2, 2]
     assert texts["kind?"][0] < texts["long?"][0] < texts["first"][0] and texts["long?"][1] == 0.5
     boxes = {text.get_text(): text.get_bbox_patch() for text in axis.texts}
@@ -388,7 +399,9 @@ def test_shares_within_count_what_does_not_fit_as_never_reached():
 
 
 def test_predicted_and_measured_times_lie_around_the_diagonal_in_a_colour_for_each_kind():
-    table = pd.DataFrame({"kind": ["map", "text", "map"], "predicted": [1.0, 2.0, 4.0], "measured": [1.5, 2.0, 3.0]})
+    table = pd.DataFrame(
+        {"kind": ["map", "text", "map"], "predicted": [1.0, 2.0, 4.0], "measured": [1.5, 2.0, 3.0]}
+    )
     figure = plots.predicted_and_measured_times({"m": table}, 0.25, "t")
     axis = figure.axes[0]
     diagonal, above, below, maps, texts = axis.lines

@@ -219,7 +219,10 @@ def test_far_places_ask_for_the_accuracy_on_the_far_task():
     (near,) = (entry for entry in considered(reach=3) if entry["implementation"] == "CBAM")
     (far,) = (entry for entry in considered(reach=4) if entry["implementation"] == "CBAM")
     assert near["evidence"][-1]["file"] == "experiments/cluttered-digits.json"
-    assert far["evidence"][-1]["file"] == "experiments/mirrored-strip.json" and far["accuracy"] < near["accuracy"]
+    assert (
+        far["evidence"][-1]["file"] == "experiments/mirrored-strip.json"
+        and far["accuracy"] < near["accuracy"]
+    )
 
 
 def test_windows_are_as_wide_as_the_reach_and_right_within_it():
@@ -245,7 +248,9 @@ def test_a_batch_and_training_cost_what_the_cost_model_says():
         (entry,) = (
             entry for entry in considered(batch=batch, training=training) if entry["implementation"] == "CBAM"
         )
-        expected = (price.training_flops, price.peak_bytes_training) if training else (price.flops, price.peak_bytes)
+        expected = (
+            (price.training_flops, price.peak_bytes_training) if training else (price.flops, price.peak_bytes)
+        )
         assert (entry["flops"], entry["peak_bytes"]) == expected
 
 
@@ -306,7 +311,10 @@ def test_a_row_of_the_same_kind_and_mode_corrects_the_prediction_and_is_named():
     seconds, evidence = machine.seconds("k", PRICE)
     assert seconds == pytest.approx(4 * 3e-3) and evidence == [{"file": "f.json", "row": "mine"}]
     assert machine.seconds("k", PRICE, training=True)[0] == pytest.approx(9 * 3e-3)
-    assert machine.seconds("another", PRICE) == (pytest.approx(4 * 3e-3), [])  # the median of all rows of the mode
+    assert machine.seconds("another", PRICE) == (
+        pytest.approx(4 * 3e-3),
+        [],
+    )  # the median of all rows of the mode
 
 
 def test_near_rows_count_more_than_far_ones_and_three_at_most():

@@ -18,7 +18,15 @@ QUESTIONS = (
 
 
 def small_calibration():
-    sizes = {"length": 11, "height": 5, "width": 3, "channels": 64, "batch": 1, "generation": False, "reach": 2}
+    sizes = {
+        "length": 11,
+        "height": 5,
+        "width": 3,
+        "channels": 64,
+        "batch": 1,
+        "generation": False,
+        "reach": 2,
+    }
     for training in (False, True):
         for kind in ("sequential", "spatial"):
             yield f"small {kind}", training, candidates(kind, training=training, **sizes)
@@ -40,7 +48,9 @@ def clocked(monkeypatch):
 
 
 def run(out, timing, **options):
-    return run_scenarios(out, device="cpu", scenarios=QUESTIONS, timing=timing, say=lambda line: None, **options)
+    return run_scenarios(
+        out, device="cpu", scenarios=QUESTIONS, timing=timing, say=lambda line: None, **options
+    )
 
 
 def test_what_meets_the_demands_is_measured_and_what_does_not_is_not(tmp_path, clocked):
@@ -88,7 +98,9 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_was_not(tmp_path, clo
     assert run(out, clocked, resume=True) == whole
 
 
-def test_a_file_that_is_there_is_not_touched_without_resume_nor_when_it_is_another_machines(tmp_path, clocked):
+def test_a_file_that_is_there_is_not_touched_without_resume_nor_when_it_is_another_machines(
+    tmp_path, clocked
+):
     out = tmp_path / "m.json"
     record = run(out, clocked)
     with pytest.raises(FileExistsError, match="--resume"):
@@ -170,11 +182,17 @@ def test_there_are_many_questions_of_both_kinds_small_and_large_in_inference_and
                 if q.arguments["data_type"] == key and q.arguments.get("training", False) is training
             ]  # fmt: skip
             assert len(fitting) >= 5
-    assert any("accuracy" in q.arguments for q in SCENARIOS) and any("memory_bytes" in q.arguments for q in SCENARIOS)
+    assert any("accuracy" in q.arguments for q in SCENARIOS) and any(
+        "memory_bytes" in q.arguments for q in SCENARIOS
+    )
 
 
 def test_no_question_has_a_price_that_the_calibration_measured():
-    known = {(c.kind, c.price.flops, c.price.bytes_moved) for _, _, choice in scenarios._calibration() for c in choice}
+    known = {
+        (c.kind, c.price.flops, c.price.bytes_moved)
+        for _, _, choice in scenarios._calibration()
+        for c in choice
+    }
     for scenario in SCENARIOS:
         asked = {k: v for k, v in scenario.arguments.items() if k not in scenarios._DEMANDS}
         for c in selection.selector.choice_of(**asked):
@@ -202,7 +220,9 @@ def test_stored_predictions_are_those_that_the_stored_calibration_gives():
         known = scenarios._learnt(path.stem, record)
         for row in record["rows"][::7]:
             entries = selection.AttentionSelector.consider(**row["arguments"], machine=known)
-            assert [scenarios._name(entry) for entry in entries] == [c["candidate"] for c in row["candidates"]]
+            assert [scenarios._name(entry) for entry in entries] == [
+                c["candidate"] for c in row["candidates"]
+            ]
             for entry, candidate in zip(entries, row["candidates"], strict=True):
                 assert entry["seconds"] == pytest.approx(candidate["predicted"]["seconds"], rel=1e-6)
 

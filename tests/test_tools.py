@@ -33,9 +33,7 @@ def nbval(folder, *sources, guard=True, outputs=None):
         at = command.index("tools.nbval_guard")
         del command[at - 1 : at + 1]
     command += ["--rootdir", str(folder), "-c", os.devnull]
-    answer = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=notebooks.environment()
-    )
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=notebooks.environment())
     return answer.returncode, answer.stdout
 
 

@@ -522,9 +522,7 @@ def _piece(batch: int, n: int, itemsize: int) -> tuple[int, int]:
     return -(-batch // -(-batch // images)), -(-n // -(-n // rows))
 
 
-def backbone_steps(
-    memory: Memory, x: Table, image: Image, widths: tuple[int, int, int] = BACKBONE
-) -> Table:
+def backbone_steps(memory: Memory, x: Table, image: Image, widths: tuple[int, int, int] = BACKBONE) -> Table:
     """The layers of `backbone_parts`."""
     batch, channels, height, width = image
     for stage, made in enumerate(widths, start=1):

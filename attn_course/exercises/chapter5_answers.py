@@ -522,7 +522,9 @@ def _without_the_rest(n_k: int, block: int) -> list[slice]:
     return [slice(i, i + block) for i in range(0, n_k - block + 1, block)]
 
 
-def _root(size: Callable[[Tensor, Tensor, Tensor, int], int]) -> Callable[[Tensor, Tensor, Tensor, int], float]:
+def _root(
+    size: Callable[[Tensor, Tensor, Tensor, int], int],
+) -> Callable[[Tensor, Tensor, Tensor, int], float]:
     return lambda q, k, v, block: size(q, k, v, block) ** -0.5
 
 

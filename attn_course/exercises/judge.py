@@ -163,7 +163,9 @@ def _compare(seen: Seen, expected: Seen, where: str, case: Case) -> Problem | No
         same = seen.value == expected.value
     if same:
         return None
-    what = "It returned" if where.isidentifier() else f"{where[:1].upper()}{where[1:]} is"  # seen, not returned
+    what = (
+        "It returned" if where.isidentifier() else f"{where[:1].upper()}{where[1:]} is"
+    )  # seen, not returned
     return Problem("wrong-value", f"{what} {seen.value!r}; expected {expected.value!r}.", where)
 
 

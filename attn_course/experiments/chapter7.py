@@ -261,9 +261,7 @@ def train_images(
         batch = torch.randint(len(targets), (batch_size,), generator=generator).to(device)
         return F.cross_entropy(model(images[batch]).flatten(0, -2), targets[batch].flatten())
 
-    history = train(
-        model, loss, steps=steps, learning_rate=learning_rate, seed=seed, description=description
-    )
+    history = train(model, loss, steps=steps, learning_rate=learning_rate, seed=seed, description=description)
     if history.interrupted:
         raise KeyboardInterrupt
     return history
@@ -348,7 +346,13 @@ def efficiency_cell(
 
 def run_data_efficiency(seed: int, **settings: Any) -> tuple[dict[str, Any], None]:
     """Every network on every share of every task: accuracy ``[task][share][network]``."""
-    found: dict[str, Any] = {"accuracy": {}, "train_accuracy": {}, "loss": {}, "images": {}, "network_seconds": {}}
+    found: dict[str, Any] = {
+        "accuracy": {},
+        "train_accuracy": {},
+        "loss": {},
+        "images": {},
+        "network_seconds": {},
+    }
     for task, plan in settings["tasks"].items():
         for share in settings["shares"]:
             cells = {
@@ -411,7 +415,9 @@ def strip_cell(
     """
     task = task or digit_strips()
     images, test_images = (centred(part.images, task.train.images) for part in (task.train, task.test))
-    targets, test_targets = (part.labels.flip(1) if mirrored else part.labels for part in (task.train, task.test))
+    targets, test_targets = (
+        part.labels.flip(1) if mirrored else part.labels for part in (task.train, task.test)
+    )
     with seeded(seed):
         network = strip_model(name)
     found: dict[str, Any] = {}
@@ -420,7 +426,9 @@ def strip_cell(
         if warm_up_steps:
             channels = network.trunk(images[:1]).shape[1]
             warm = StripNet(network.trunk, nn.Linear(channels, 10), places=targets.shape[1])
-            train_images(warm, images, task.train.labels, steps=warm_up_steps, description=f"{name}, warm-up", **plan)
+            train_images(
+                warm, images, task.train.labels, steps=warm_up_steps, description=f"{name}, warm-up", **plan
+            )
             found["warm_up_accuracy"] = round(accuracy(warm, test_images, task.test.labels), 4)
         history = train_images(network, images, targets, steps=steps, description=name, **plan)
     right = predicted(network, test_images) == test_targets

@@ -30,7 +30,9 @@ from .submission import Refused, Submission, read
 STATUSES = ("passed", "wrong", "not attempted", "missing", "error", "stopped", "forged", "refused")
 _STOPPED = {
     "time": "Given up: it took longer than {seconds:g} s.",
-    "memory": "Given up: it took more memory than the {gib:g} GiB that it may.",
+    "killed": "Its process was killed: it took more than the {gib:g} GiB of memory or the {seconds:g} s of "
+    "processor time that it may, or it ended itself.",
+    "crashed": "Its process crashed, as one does that recurses too deep in compiled code or reads where nothing is.",
     "output": "Given up: its report was too large.",
     "died": "Its process ended before the check did. {message}",
 }

@@ -108,11 +108,9 @@ def _in_child(job: dict[str, Any], confine: Any) -> tuple[dict[str, Any], bytes]
     os.close(read)
     status = _end(child, 0 if stopped else 5)
     if not stopped and os.WIFSIGNALED(status):
-        stopped = (
-            "memory" if os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS) else "died"
-        )
-        stopped = "time" if os.WTERMSIG(status) == signal.SIGXCPU else stopped
-    return {"stopped": stopped, "status": status}, b"" if stopped else bytes(data)
+        reasons: dict[int, str] = {signal.SIGXCPU: "time", signal.SIGKILL: "killed"}
+        stopped = reasons.get(os.WTERMSIG(status), "crashed")
+    return {"stopped": stopped}, b"" if stopped else bytes(data)
 
 
 def _end(child: int, patience: float) -> int:

@@ -89,7 +89,11 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one answer did: a report, or why there is none ("time", "memory", "output", "died", "forged")."""
+    """What one answer did: a report, or why there is none.
+
+    ``stopped`` is "time", "output", "killed" or "crashed" (by the sandbox or the kernel), "died" (it ended without a
+    report) or "forged" (what it sent is no report).
+    """
 
     report: Report | None
     stopped: str = ""

@@ -154,12 +154,20 @@ def _for_sequences(
     writes = generation and not training
 
     def attention(kv_heads: int, keys: int) -> tuple[Price, Any]:
-        sizes = {"batch": batch, "d_model": d_model, "num_heads": heads, "num_kv_heads": kv_heads, "fused": True}
+        sizes = {
+            "batch": batch,
+            "d_model": d_model,
+            "num_heads": heads,
+            "num_kv_heads": kv_heads,
+            "fused": True,
+        }
         if writes:
             price = complexity.cost("multi-head-attention", n_q=1, n_k=keys, cached=keys - 1, **sizes)
             return _price(price, training), partial(_make_writer, batch, keys, d_model, heads, kv_heads)
         price = complexity.cost("multi-head-attention", n_q=n, **sizes)
-        return _price(price, training), partial(_make_attention, batch, n, d_model, heads, kv_heads, generation)
+        return _price(price, training), partial(
+            _make_attention, batch, n, d_model, heads, kv_heads, generation
+        )
 
     price, make = attention(heads, n)
     said = f"every one of {n:,} tokens reaches every other{causal}"
@@ -193,7 +201,9 @@ def _window_price(
     n: int, d_model: int, heads: int, window: int, batch: int, training: bool, causal: bool
 ) -> Price:
     """Windows between the four projections of multi-head attention."""
-    full = complexity.cost("multi-head-attention", batch=batch, n_q=n, d_model=d_model, num_heads=heads, fused=True)
+    full = complexity.cost(
+        "multi-head-attention", batch=batch, n_q=n, d_model=d_model, num_heads=heads, fused=True
+    )
     band = complexity.cost(
         "sliding-window-attention", batch=batch, num_heads=heads, n=n, d_k=d_model // heads,
         window=min(window, n), is_causal=causal,
@@ -274,7 +284,9 @@ def _for_maps(
         "multi-head-attention", batch=batch, n_q=n, d_model=channels, num_heads=heads, fused=True
     )
     price = _price(fused, training)
-    if training:  # the map is no contiguous table of tokens: each projection of several maps keeps a copy of it
+    if (
+        training
+    ):  # the map is no contiguous table of tokens: each projection of several maps keeps a copy of it
         peak = price.peak_bytes + (3 if batch > 1 else 1) * batch * channels * n * _FLOAT
         price = Price(price.flops, price.bytes_moved, peak, peak)
     yield Candidate(
@@ -298,7 +310,9 @@ def _for_maps(
          "the means of its neighbours"),
     )  # fmt: skip
     for type, kind, mechanism, source in gates:
-        yield layer(type, kind, mechanism, f"a gate for each channel, from {source}; no place looks at another", 0)
+        yield layer(
+            type, kind, mechanism, f"a gate for each channel, from {source}; no place looks at another", 0
+        )
 
 
 def _make_layer(

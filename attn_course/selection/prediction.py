@@ -65,7 +65,9 @@ class Machine:
     hardware: Hardware
     rows: tuple[Row, ...] = ()
 
-    def seconds(self, kind: str, price: Price, *, training: bool = False) -> tuple[float, list[dict[str, str]]]:
+    def seconds(
+        self, kind: str, price: Price, *, training: bool = False
+    ) -> tuple[float, list[dict[str, str]]]:
         """Predicted seconds of one call, and the rows that they rest on (none: the cost model alone)."""
         mode = "training" if training else "forward"
         plain = self._plain(price.flops, price.bytes_moved)
@@ -120,7 +122,9 @@ def machine_of(machine: str | Hardware | None = None, *, folder: Path | None = N
 def _measured(folder: Path) -> dict[str, Machine]:
     """Every machine with a benchmark or with a finished run of the scenarios."""
     found: dict[str, Machine] = {}
-    records = {path.stem: json.loads(path.read_text("utf-8")) for path in (folder / "scenarios").glob("*.json")}
+    records = {
+        path.stem: json.loads(path.read_text("utf-8")) for path in (folder / "scenarios").glob("*.json")
+    }
     records = {stem: record for stem, record in records.items() if record["finished"]}
     benchmarks = machines(folder)
     for stem in sorted({*benchmarks, *records}):

@@ -91,7 +91,12 @@ def _scenarios() -> Iterator[Scenario]:
         for reach in (0, 3, side - 1):
             for training in (False, True):
                 yield ask(
-                    "spatial", spatial_dims=(side, side), width=channels, batch=batch, training=training, reach=reach
+                    "spatial",
+                    spatial_dims=(side, side),
+                    width=channels,
+                    batch=batch,
+                    training=training,
+                    reach=reach,
                 )
     for dims, channels, batch in (((20, 30), 64, 32), ((50, 34), 160, 1)):
         for accuracy in (0.8, 0.9):
@@ -125,7 +130,13 @@ def _calibration() -> Iterator[tuple[str, bool, list[Candidate]]]:
     """Small, middle and large layers of every kind, by which the machine is learnt before anything is predicted."""
     shared: dict[str, Any] = {"length": 1, "height": 1, "width": 1, "generation": False, "reach": 64}
     for training in (False, True):
-        for n, channels, batch in ((128, 128, 1), (512, 256, 4), (1024, 512, 1), (2048, 256, 1), (4096, 512, 1)):
+        for n, channels, batch in (
+            (128, 128, 1),
+            (512, 256, 4),
+            (1024, 512, 1),
+            (2048, 256, 1),
+            (4096, 512, 1),
+        ):
             for reach in (16, 128):
                 yield (
                     f"n = {n}, d_model = {channels}, batch = {batch}, window = {reach}", training,
@@ -244,9 +255,7 @@ def _begun(out: Path, head: Record, resume: bool) -> Record:
 
 def _timing(device: str, seconds: float) -> Timing:
     def timed(peers: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-        return measure(
-            peers, warmup=1, rounds=15, seconds=seconds, device=device, block_s=0.005, least=3
-        )
+        return measure(peers, warmup=1, rounds=15, seconds=seconds, device=device, block_s=0.005, least=3)
 
     return timed
 

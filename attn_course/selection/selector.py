@@ -10,7 +10,15 @@ from attn_course.hybrid import create_hybrid_model
 from attn_course.selection.candidates import Candidate, candidates
 from attn_course.selection.prediction import Machine, machine_of
 
-__all__ = ["BUDGETS", "BUDGET_TOKENS", "DATA_TYPES", "TASKS", "TASK_TYPES", "AttentionSelector", "usage_examples"]
+__all__ = [
+    "BUDGETS",
+    "BUDGET_TOKENS",
+    "DATA_TYPES",
+    "TASKS",
+    "TASK_TYPES",
+    "AttentionSelector",
+    "usage_examples",
+]
 
 DATA_TYPES = ("sequential", "spatial", "mixed")
 TASK_TYPES = ("classification", "generation", "detection")
@@ -32,7 +40,10 @@ TASKS = {
     ("sequential", "detection"): (_REACH, "every token may look at every other"),
     ("spatial", "classification"): (_REACH, "one answer for a map: reach comes first"),
     ("spatial", "generation"): (_REACH, "every place is made in view of every other"),
-    ("spatial", "detection"): (_PLACES, "what looks at places comes before what does not, however far it looks"),
+    ("spatial", "detection"): (
+        _PLACES,
+        "what looks at places comes before what does not, however far it looks",
+    ),
     ("mixed", "classification"): (_REACH, "one answer for an image"),
     ("mixed", "generation"): (_REACH, "take the tokens before the mean"),
     ("mixed", "detection"): (_REACH, "take the tokens before the mean, which say where"),
@@ -170,7 +181,8 @@ class AttentionSelector:
         rule = _PLACES if TASKS[data_type, task_type][0] == _PLACES else _REACH
         ranks = [(0, False) if reach is not None else _rank(candidate, rule) for candidate in choice]
         ranked = sorted(
-            zip(entries, ranks, strict=True), key=lambda pair: (bool(pair[0]["out"]), *pair[1], pair[0]["seconds"])
+            zip(entries, ranks, strict=True),
+            key=lambda pair: (bool(pair[0]["out"]), *pair[1], pair[0]["seconds"]),
         )
         return [entry for entry, _ in ranked]
 

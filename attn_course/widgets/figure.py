@@ -90,7 +90,9 @@ class Figure:
         """The words and the numbers, as text."""
         return "\n\n".join([f"{self.title}\n{self.text()}", *map(_as_text, self.tables())])
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(
+        self, include: Any = None, exclude: Any = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live figure, the state that the book takes over, the words for whoever shows neither; and metadata."""
         shown: dict[str, Any] = {"text/plain": repr(self), MIME: {"name": self.name, **self.state()}}
         try:

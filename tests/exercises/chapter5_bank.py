@@ -463,9 +463,7 @@ def roof_float32(flops, bytes_moved, peak_flops, bandwidth):
 
 
 def roof_exact(flops, bytes_moved, peak_flops, bandwidth):
-    return float(
-        max(Fraction(flops) / Fraction(peak_flops), Fraction(bytes_moved) / Fraction(bandwidth))
-    )
+    return float(max(Fraction(flops) / Fraction(peak_flops), Fraction(bytes_moved) / Fraction(bandwidth)))
 
 
 def roof_decimal(flops, bytes_moved, peak_flops, bandwidth):
@@ -721,7 +719,10 @@ def stream_halves(q, k, v, block_size):
             p = (s - m).exp()
             return m, p.sum(-1, keepdim=True), p @ v
         half = k.shape[-2] // 2
-        (ma, la, oa), (mb, lb, ob) = part(k[..., :half, :], v[..., :half, :]), part(k[..., half:, :], v[..., half:, :])
+        (ma, la, oa), (mb, lb, ob) = (
+            part(k[..., :half, :], v[..., :half, :]),
+            part(k[..., half:, :], v[..., half:, :]),
+        )
         m = torch.maximum(ma, mb)
         a, b = (ma - m).exp(), (mb - m).exp()
         return m, la * a + lb * b, oa * a + ob * b
@@ -957,7 +958,9 @@ def divides_each_time(q, k, v, block_size):
 
 
 def average_of_softmaxes(q, k, v, block_size):
-    outs = [naive(q, kb, vb, 0) for kb, vb in zip(k.split(block_size, -2), v.split(block_size, -2), strict=True)]
+    outs = [
+        naive(q, kb, vb, 0) for kb, vb in zip(k.split(block_size, -2), v.split(block_size, -2), strict=True)
+    ]
     return torch.stack(outs).mean(0)
 
 
@@ -1006,7 +1009,9 @@ def returns_half(q, k, v, block_size):
 
 
 def with_its_logarithm(q, k, v, block_size):
-    lse = torch.stack([(q @ kb.mT / q.shape[-1] ** 0.5).logsumexp(-1) for kb in k.split(block_size, -2)]).logsumexp(0)
+    lse = torch.stack(
+        [(q @ kb.mT / q.shape[-1] ** 0.5).logsumexp(-1) for kb in k.split(block_size, -2)]
+    ).logsumexp(0)
     return stream_plain(q, k, v, block_size), lse
 
 
