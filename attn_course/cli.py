@@ -107,7 +107,11 @@ def _parser() -> argparse.ArgumentParser:
         "--summary", type=Path, metavar="FILE.md", help="the class at a glance; GRADES.md unless given"
     )
     grade.add_argument(
-        "--again", nargs="+", default=(), metavar="STATUS", help="grade these once more: stopped, error, …"
+        "--again", nargs="+", default=(), metavar="STATUS",
+        help="grade these once more: stopped, error, …, or a diagnosis such as no-progress",
+    )  # fmt: skip
+    grade.add_argument(
+        "--forget", action="store_true", help="drop the rows of files that are no longer in FOLDER"
     )
     _grading_options(grade)
     grade.set_defaults(run=_grade)
@@ -119,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _grading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chapter", type=int, help="this chapter's exercises; found out unless given")
+    parser.add_argument(
+        "--exercises", nargs="+", default=(), metavar="ID", help="these alone: split-heads, …"
+    )
     parser.add_argument("--seed", type=int, help="of the cases; drawn anew unless given")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each answer (60)")
     parser.add_argument(
@@ -314,7 +321,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     from attn_course import grading
 
-    if not _known_chapter(arguments.chapter):
+    if not (_known_chapter(arguments.chapter) and _known_exercises(arguments.exercises)):
         return 2
     seed = secrets.randbelow(1 << 31) if arguments.seed is None else arguments.seed
     rows = []
@@ -322,7 +329,9 @@ def _check(arguments: argparse.Namespace) -> int:
     try:
         with grading.Sandbox(_allowance(arguments), weak=arguments.weak_sandbox) as sandbox:
             for path in arguments.notebooks:
-                found = grading.check_file(path, sandbox, seed, student=path.stem, chapter=arguments.chapter)
+                found = grading.check_file(
+                    path, sandbox, seed, student=path.stem, chapter=arguments.chapter, exercises=arguments.exercises
+                )  # fmt: skip
                 rows += found
                 if not quiet:
                     print(f"{found[0].file}\n{grading.table(found)}\n", flush=True)
@@ -339,23 +348,26 @@ def _check(arguments: argparse.Namespace) -> int:
 def _grade(arguments: argparse.Namespace) -> int:
     from attn_course import grading
 
-    if not _known_chapter(arguments.chapter):
-        return 2
-    if unknown := sorted(set(arguments.again) - set(grading.STATUSES)):
-        print(f"no status {', '.join(unknown)}; there are {', '.join(grading.STATUSES)}", file=sys.stderr)
+    if not (_known_chapter(arguments.chapter) and _known_exercises(arguments.exercises)):
         return 2
     if threading.current_thread() is threading.main_thread():
         for ends in ("SIGTERM", "SIGHUP"):  # as for Ctrl-C: nothing is left behind
             if hasattr(signal, ends):
                 signal.signal(getattr(signal, ends), signal.default_int_handler)
     try:
+        known = [*grading.STATUSES, *(grading.diagnoses(arguments.out) if arguments.again else ())]
+        if unknown := [one for one in arguments.again if one not in known]:
+            print(f"no status {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+            return 2
         rows = grading.grade(
-            arguments.folder, arguments.out, chapter=arguments.chapter, seed=arguments.seed,
-            allowance=_allowance(arguments), again=arguments.again, weak=arguments.weak_sandbox,
+            arguments.folder, arguments.out, chapter=arguments.chapter, exercises=arguments.exercises,
+            seed=arguments.seed, allowance=_allowance(arguments), again=arguments.again, forget=arguments.forget,
+            weak=arguments.weak_sandbox,
             say=lambda text: print(text, flush=True),
         )  # fmt: skip
         told = grading.summary(rows)
         (arguments.summary or arguments.out.with_suffix(".md")).write_text(told, encoding="utf-8")
+        grading.by_student(arguments.out).write_text(grading.points(rows), encoding="utf-8", newline="")
     except (OSError, ValueError, grading.SandboxError) as error:
         print(f"{error}{_advice(error)}", file=sys.stderr)
         return 1
@@ -363,7 +375,7 @@ def _grade(arguments: argparse.Namespace) -> int:
         print("\nStopped. No finished notebook is lost; the same command goes on.", file=sys.stderr)
         return INTERRUPTED
     print(told)
-    print(f"Written to {arguments.out}.")
+    print(f"Written to {arguments.out}; the points of each student to {grading.by_student(arguments.out)}.")
     return 0
 
 
@@ -381,6 +393,16 @@ def _known_chapter(chapter: int | None) -> bool:
         print(f"no chapter {chapter}; there are {known[0]} to {known[-1]}", file=sys.stderr)
         return False
     return True
+
+
+def _known_exercises(names: Sequence[str]) -> bool:
+    from attn_course.exercises import catalog
+
+    known = [exercise.id for exercise in catalog()]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"no exercise {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+    return not unknown
 
 
 def _advice(error: Exception) -> str:

@@ -21,7 +21,7 @@ from attn_course import cli, grading
 from attn_course.exercises import catalog, get
 from attn_course.exercises.judge import answer, judge
 from attn_course.exercises.runner import Fault, Observation, Report, Seen, observe
-from attn_course.grading import wire
+from attn_course.grading import inmate, wire
 from attn_course.grading.grade import COLUMNS
 from tools import notebooks
 
@@ -115,6 +115,60 @@ def test_an_answer_takes_what_it_needs_from_other_cells_and_nothing_else_runs(sa
         "causal_mask = lambda n: below(ones(n)).bool()", "def below(x):\n    return x.tril() * scale",
     ]  # fmt: skip
     assert [text.split(":")[0] for text in submission.remarks] == [f"code cell {n}" for n in (3, 6, 7)]
+
+
+RESTS = """
+class MultiHeadAttention(nn.Module):
+    def __init__(self, d_model, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.w_q, self.w_k, self.w_v, self.w_o = (nn.Linear(d_model, d_model) for _ in range(4))
+
+    def forward(self, query, key, value, mask=None):
+        q, k, v = (split(x, self.num_heads) for x in (self.w_q(query), self.w_k(key), self.w_v(value)))
+        output, weights = attention(q, k, v, mask)
+        return self.w_o(merge(output)), weights
+"""
+
+
+@pytest.mark.parametrize("own", ["stubs", "wrong ones", "wrong ones, called by their names"])
+def test_an_answer_may_rest_on_what_the_chapter_hands_out_solved_or_not(own, sandbox, tmp_path):
+    chapter = next(path for path in CHAPTERS if path.stem.startswith("01"))
+    wrong = "import torch\n\n\ndef split_heads(x, num_heads):\n    return x.view(len(x), num_heads, x.shape[1], -1)\n"
+    written = {"multi-head-attention": "from torch import nn\n" + RESTS}
+    if own != "stubs":
+        written["split-heads"] = wrong
+    if "names" in own:
+        written["multi-head-attention"] = written["multi-head-attention"].replace("(split(", "(split_heads(")
+    path = tmp_path / "mine.ipynb"
+    path.write_text(filled(chapter, written))
+    rows = by_exercise(grading.check_file(path, sandbox, seed=12))
+    assert rows["multi-head-attention"].status == ("wrong" if "names" in own else "passed"), rows
+    assert rows["split-heads"].status == ("not attempted" if own == "stubs" else "wrong")
+    assert rows["merge-heads"].status == rows["scaled-dot-product"].status == "not attempted"
+
+
+def test_what_is_handed_out_for_one_exercise_is_no_answer_to_another(sandbox, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from attn_course.exercises import get\n"
+        'split_heads = get("split-heads").use(None)\nmerge_heads = get("merge-heads").use(None)\n'
+        'def causal_mask(n):\n    return get("split-heads").use(None)\n'
+        'get("split-heads").check(split_heads)\n'
+    )
+    rows = by_exercise(grading.check_file(path, sandbox, seed=13))
+    assert not any(row.points for row in rows.values())
+
+
+def test_who_imports_the_course_is_told_to_write_an_own_function(sandbox, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from attn_course import causal_mask" + CHECK)
+    row = by_exercise(grading.check_file(path, sandbox, seed=14))["causal-mask"]
+    assert row.status == "error" and "use your own" in row.message and "/" not in row.message
+
+
+def test_more_seconds_are_more_for_each_call():
+    assert [inmate._for_a_call(seconds) for seconds in (6, 20, 60, 150)] == [pytest.approx(2.4), 8, 8, 20]
 
 
 def test_the_last_definition_counts_and_later_methods_too(tmp_path):
@@ -397,16 +451,91 @@ def test_a_folder_is_graded_and_what_is_done_is_not_done_again(tmp_path):
     (folder / "student1.py").write_text(RIGHT + CHECK)
     (folder / "student0.py").unlink()
     again = grading.grade(folder, out, say=said.append)
-    assert len(said) == 5 and "student1" in said[-1]
+    assert (
+        len(said) == 6 and "student1" in said[-1] and said[-2].startswith(f"1 file of {out} not in {folder}")
+    )
     causal = {row.student: row.status for row in again if row.exercise == "causal-mask"}
-    assert causal == {"student1": "passed", "student2": "passed", "zoe": "passed"}
+    assert causal == {"student0": "passed", "student1": "passed", "student2": "passed", "zoe": "passed"}
     assert {row.seed for row in again} == {rows[0].seed}
+    without = grading.grade(folder, out, forget=True)
+    assert {row.student for row in without} == {"student1", "student2", "zoe"} and grading.load(
+        out
+    ) == without
 
     with pytest.raises(ValueError, match=f"seed {rows[0].seed}, not"):
         grading.grade(folder, out, seed=rows[0].seed + 1)
     told = grading.summary(rows)
     diagnosis = next(row.diagnosis for row in rows if row.diagnosis)
-    assert f"| causal-mask | 3 of 4 | 1 | 0 | 0 | {diagnosis} (1) |" in told
+    assert f"| causal-mask | 3 of 4 | 1 | 0 | 0 | 0 | {diagnosis} (1) |" in told
+
+
+def test_another_folder_into_the_same_file_loses_nobody(tmp_path, capsys):
+    out = tmp_path / "grades.csv"
+    first, second = a_class(tmp_path / "first"), tmp_path / "second"
+    (second / "student1").mkdir(parents=True)
+    (second / "student1" / "week2.py").write_text(RIGHT + CHECK)
+    assert cli.main(["grade", str(first), "--out", str(out), "--exercises", "causal-mask"]) == 0
+    capsys.readouterr()
+    assert cli.main(["grade", str(second), "--out", str(out)]) == 0
+    assert f"4 files of {out} not in {second}: kept (--forget drops them)" in capsys.readouterr().out
+    points = {
+        row.student: row.points for row in grading.load(out) if row.exercise == "causal-mask" and row.points
+    }
+    assert points == {"student0": 1, "student1": 1, "student2": 1, "zoe": 1}
+
+
+def test_a_file_that_changed_is_asked_again_what_it_was_asked_before(tmp_path):
+    folder, out = a_class(tmp_path / "in", 1), tmp_path / "grades.csv"
+    grading.grade(folder, out, exercises=["causal-mask", "split-heads"])
+    (folder / "student0.py").write_text("# another line\n" + RIGHT + CHECK)
+    rows = grading.grade(folder, out, exercises=["merge-heads"])
+    asked = {row.exercise for row in rows if row.student == "student0"}
+    assert asked == {"causal-mask", "split-heads", "merge-heads"}
+
+
+def test_what_is_no_notebook_has_a_row_and_the_graders_own_files_have_none(tmp_path):
+    folder = a_class(tmp_path / "in", 1)
+    (folder / "dora").mkdir()
+    (folder / "dora" / "essay.docx").write_bytes(b"PK")
+    (folder / "zip_zoe.zip").write_bytes(b"PK")
+    (folder / "emil").mkdir()
+    (folder / "zoe" / "data.csv").write_text("1,2")  # beside a notebook it is no submission
+    for _ in range(2):
+        rows = grading.grade(folder, folder / "grades.csv")
+        (folder / "grades.md").write_text(grading.summary(rows))
+        (folder / "grades-students.csv").write_text(grading.points(rows))
+    refused = {row.student: row.message for row in rows if row.status == "refused"}
+    assert refused == {
+        "dora": "no .ipynb or .py file in it",
+        "emil": "no .ipynb or .py file in it",
+        "zip_zoe": ".zip: expected .ipynb or .py",
+    }
+    assert {row.student for row in rows} - {*refused} == {"student0", "zoe"}
+
+
+def test_chosen_exercises_are_out_of_the_whole_class(tmp_path, capsys):
+    folder, out = a_class(tmp_path / "in", 2), tmp_path / "grades.csv"
+    (folder / "ben.py").write_text('get("sinusoidal-encoding")')  # handed in another chapter
+    command = ["grade", str(folder), "--out", str(out), "--exercises"]
+    assert cli.main([*command, "causal-mask", "split-heads"]) == 0
+    told = (tmp_path / "grades.md").read_text()
+    assert (
+        "| causal-mask | 2 of 4 | 1 | 0 | 1 | 0 |" in told
+        and "| split-heads | 0 of 4 | 0 | 3 | 1 | 0 |" in told
+    )
+    assert "| student0 | 1 of 2 |" in told and "| ben | 0 of 2 |" in told
+    assert "ben.py: refused: none of causal-mask, split-heads in it" in told
+    with (tmp_path / "grades-students.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["student", "points", "of", "causal-mask", "split-heads"],
+            ["ben", "0", "2", "", ""],
+            ["student0", "1", "2", "1", "0"],
+            ["student1", "0", "2", "0", "0"],
+            ["zoe", "1", "2", "1", "0"],
+        ]
+    capsys.readouterr()
+    assert cli.main([*command, "casual-mask"]) == 2
+    assert "no exercise casual-mask; there are scaled-dot-product" in capsys.readouterr().err
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
@@ -473,6 +602,7 @@ def test_what_was_stopped_can_be_graded_again_and_a_chapter_that_is_missing_is_g
         cli.main([*command, "--again", "lost"]) == 2
         and "no status lost; there are passed" in capsys.readouterr().err
     )
+    assert cli.main([*command, "--again", "no-progress"]) == 0 and "1 of 1" in capsys.readouterr().out
 
 
 def test_a_student_with_two_files_counts_once_and_with_the_better_one(tmp_path):
@@ -481,7 +611,7 @@ def test_a_student_with_two_files_counts_once_and_with_the_better_one(tmp_path):
         (tmp_path / student / "a.py").write_text(source + CHECK)
         (tmp_path / student / "b.py").write_text(WRONG + CHECK)
     told = grading.summary(grading.grade(tmp_path, tmp_path / "g.csv"))
-    assert "| causal-mask | 1 of 2 | 1 | 0 | 0 |" in told
+    assert "| causal-mask | 1 of 2 | 1 | 0 | 0 | 0 |" in told
     assert "| ada | 1 of 8 |" in told and "| ben | 0 of 8 |" in told
 
 

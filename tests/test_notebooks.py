@@ -566,7 +566,7 @@ object()
 # %%
 from pathlib import Path
 
-print(Path("../results/record.json").read_text())
+print(*(path.read_text() for path in Path("../results").glob("r*.json")))
 """
 TINY = 'def f(x):\n    """Twice x."""\n    return 2 * x  # twice\n'
 
@@ -620,6 +620,7 @@ def test_a_chapters_life_from_its_first_run_to_its_last(ran, capsys, monkeypatch
         "attn_course/tiny.py",
         "results/record.json",
     }
+    assert stored.metadata.attn_course.folders == {"results": ["record.json"]}
     assert stored.metadata.attn_course.machine == "a machine of paper"
     assert b"object at 0x" in first and not re.search(rb"0x[0-9a-f]{6}", first)
 
@@ -657,6 +658,7 @@ def test_a_chapters_life_from_its_first_run_to_its_last(ran, capsys, monkeypatch
         (lambda c: edit(c / "attn_course/tiny.py", "2 * x", "3 * x"), "attn_course/tiny.py changed"),
         (lambda c: (c / "attn_course/tiny.py").unlink(), "attn_course/tiny.py is gone"),
         (lambda c: (c / "results/record.json").write_text("[]"), "results/record.json changed"),
+        (lambda c: (c / "results/room-13.json").write_text("{}"), "results/room-13.json is new"),
         (lambda c: (c / "notebooks/01_one.ipynb").unlink(), "no stored run"),
         (lambda c: (c / "notebooks/01_one.ipynb").write_text("{"), "no stored run"),
         (
@@ -664,7 +666,7 @@ def test_a_chapters_life_from_its_first_run_to_its_last(ran, capsys, monkeypatch
             "not complete",
         ),
     ],
-    ids=["code", "module", "module gone", "record", "missing", "broken", "incomplete"],
+    ids=["code", "module", "module gone", "record", "another record", "missing", "broken", "incomplete"],
 )
 def test_a_change_that_counts_makes_the_notebook_out_of_date(course, spoil, reason):
     paper(course)
@@ -748,6 +750,7 @@ def paper(course):
     told = {
         "modules": modules,
         "read": [str(course / "results/record.json"), "/etc/hostname"],
+        "listed": [str(course / "results"), str(course / "notebooks"), "/etc"],
         "versions": {"torch": "2.13.0+cpu"},
         "shown": {"python": "3"},
         "machine": "paper",

@@ -6,8 +6,8 @@
 
 The source of a chapter is ``notebooks/NN_name.py`` (jupytext percent format); ``NN_name.ipynb`` beside it is
 made here, with the outputs of its last run. A notebook is out of date when its code, a package or data file
-that its run read, or the version of a library that it imported has changed. Comments, docstrings, prose and
-the set-up cell do not count.
+that its run read, the records in a folder of ``results/`` that it looked through, or the version of a library
+that it imported has changed. Comments, docstrings, prose and the set-up cell do not count.
 """
 
 from __future__ import annotations
@@ -232,11 +232,18 @@ def reasons(source: Path, root: Path = ROOT) -> list[str]:
             found.append(f"{name} is gone")
         elif hash_of_file(path) != value:
             found.append(f"{name} changed")
+    for name, held in record.get("folders", {}).items():
+        holds = _records(root / name)
+        found += [f"{name}/{one} is new" for one in holds if one not in held]
     pinned = pins(root / "constraints.txt")
     for name, version in record.get("pins", {}).items():
         if pinned.get(name, version) != version:
             found.append(f"{name} is pinned to {pinned[name]}, it ran with {version}")
     return found
+
+
+def _records(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.json"))
 
 
 def _which_cell(new: NotebookNode, stored: NotebookNode) -> str:
@@ -335,16 +342,19 @@ def number_ids(notebook: NotebookNode) -> None:
 
 # --- running --------------------------------------------------------------------------------------
 
-# Runs in the kernel before the first cell: notes which files of the course the notebook reads.
+# Runs in the kernel before the first cell: notes which files of the course the notebook reads, and which folders it
+# looks through.
 _BEFORE = """
 def watch():
-    import sys
-    read = set()
+    import os, sys
+    read, listed = set(), set()
     def hook(event, args):
         if event == "open" and isinstance(args[0], str) and not set("wax+") & set(args[1] or "r"):
             read.add(args[0])
+        elif event in ("os.scandir", "os.listdir") and isinstance(args[0], (str, os.PathLike)):
+            listed.add(os.fspath(args[0]))
     sys.addaudithook(hook)
-    sys._attn_course_read = read
+    sys._attn_course_read = read, listed
 watch()
 """
 
@@ -359,8 +369,8 @@ def report(path, libraries):
     ours = [module for name, module in list(sys.modules.items()) if name.split(".")[0] == "attn_course"]
     modules = [getattr(module, "__file__", None) for module in ours]
     here = os.getcwd()
-    read = [os.path.join(here, name) for name in sys._attn_course_read]
-    told = {"modules": [m for m in modules if m], "read": read, "versions": versions}
+    read, listed = ([os.path.join(here, name) for name in names] for names in sys._attn_course_read)
+    told = {"modules": [m for m in modules if m], "read": read, "listed": listed, "versions": versions}
     from attn_course import machine
     with open(path, "w") as file:
         json.dump({**told, "shown": machine.versions(), "machine": machine.describe()}, file)
@@ -442,12 +452,17 @@ def _record(notebook: NotebookNode, told: dict[str, Any], root: Path) -> Noteboo
     files = {
         p.relative_to(root).as_posix(): hash_of_file(p) for p in package | data if p.is_relative_to(root)
     }
+    listed = {Path(name).resolve() for name in told["listed"]}
+    folders = {
+        p.relative_to(root).as_posix(): _records(p) for p in listed if p.is_relative_to(root / "results")
+    }
     pinned = pins(root / "constraints.txt")
     return nbformat.from_dict(
         {
             **({"alone": True} if runs_alone(notebook) else {}),
             "fingerprint": fingerprint(notebook),
             "files": dict(sorted(files.items())),
+            **({"folders": dict(sorted(folders.items()))} if folders else {}),
             "pins": {
                 name: version.split("+")[0] for name, version in told["versions"].items() if name in pinned
             },

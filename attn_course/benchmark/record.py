@@ -236,7 +236,10 @@ def _finished(out: Path, partial: Path, head: Record, resume: bool) -> Record:
 def _must_agree(path: Path, found: Record, head: Record) -> None:
     told = differences(found, head)
     if told:
-        raise FileExistsError(f"{path} is another run's and stays as it is: {'; '.join(told)}")
+        raise FileExistsError(
+            f"{path} is another run's and stays as it is: {'; '.join(told)}. "
+            "Give this run a file of its own: --out FILE, with make OUT=FILE"
+        )
 
 
 def differences(found: Record, wanted: Record) -> list[str]:

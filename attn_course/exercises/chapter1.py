@@ -467,6 +467,7 @@ class MultiHeadAttention(nn.Module):
     returns=("output", "weights"),
     cases=_MULTI_HEAD_CASES,
     act=_build_and_attend,
+    rests_on=("split-heads", "scaled-dot-product", "merge-heads"),
 )
 
 # ------------------------------------------------------------------------------------------ the block

@@ -668,7 +668,7 @@ _MULTI_HEAD = Answer(
         Mistake("scale-by-head-count", "The scores are scaled by the number of heads. What does a score sum over?",
                 _varied(scale=lambda self, q, k: q.shape[1] ** -0.5)),
         Mistake("split-by-reshape", "The heads were split by a reshape straight to their shape, which cuts across "
-                "tokens. Your split_heads shows the way.",
+                "tokens. The exercise split-heads is about that.",
                 _varied(split=lambda self, x: x.reshape(x.shape[0], self.num_heads, x.shape[1], -1))),
         Mistake("split-and-merge-by-reshape", "The heads were split by a reshape straight to `(B, h, n, d_k)`, and "
                 "merged the same way: a head then holds whole tokens, not a share of each. Which operation moves "
@@ -679,13 +679,16 @@ _MULTI_HEAD = Answer(
                 _varied(split=lambda self, x: x.reshape(*x.shape[:2], -1, self.num_heads).permute(0, 3, 1, 2),
                         merge=lambda self, x: x.permute(0, 2, 3, 1).flatten(2))),
         Mistake("merge-by-reshape", "The heads were merged by a reshape straight to `(B, n, d)`, which glues "
-                "tokens of one head together. Your merge_heads shows the way.",
+                "tokens of one head together. The exercise merge-heads is about that.",
                 _varied(merge=lambda self, x: x.reshape(x.shape[0], x.shape[2], -1))),
         Mistake("no-output-projection", "The merged heads are returned as they are: one of the four projections "
                 "has done nothing.", _varied(finish=lambda self, output, weights: (output, weights))),
         Mistake("heads-not-split", "There is one head of the full width: the inputs were projected but never "
                 "split.",
                 _varied(split=lambda self, x: x.unsqueeze(1))),
+        Mistake("no-head-dimension", "Where are the heads? The inputs were projected but never split: the weights have "
+                "no dimension of heads.",
+                _varied(split=lambda self, x: x, merge=lambda self, x: x)),
         Mistake("ignores-key", "Keys and values come from the query: in cross-attention they are another sequence.",
                 _varied(project=lambda self, q, k, v: (self.w_q(q), self.w_k(q), self.w_v(q)))),
         Mistake("values-from-key", "The values are made of `key`; `value` has no part in the result.",

@@ -203,7 +203,7 @@ _FAULT_GUESSES = (
     ("SystemExit", "", "It called exit(), which would have ended your session."),
     ("KeyboardInterrupt", "", "It raised KeyboardInterrupt by itself."),
     ("MemoryError", "", "It asked for more memory than there is."),
-    ("NameError", "", "Is a name misspelt, or an import missing?"),
+    ("NameError", "", "Is a name misspelt, an import missing, or a cell above (folded ones count) not run yet?"),
     ("RuntimeError", "not implemented for", "torch has no such operation for numbers of that dtype."),
     ("RuntimeError", "view size is not compatible", "`view` needs numbers that lie in order in memory: after a "
      "transpose they do not."),

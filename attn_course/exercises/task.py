@@ -39,7 +39,8 @@ class Task:
     """An exercise without its answer: everything that may stand beside a learner's code.
 
     ``act`` says how a candidate is called; without it, by position. It may put further leaves whose gradients are
-    to be observed (a module's parameters) into its third argument.
+    to be observed (a module's parameters) into its third argument. ``rests_on`` names exercises before it whose
+    answers the chapter hands to the learner, solved or not.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Task:
     returns: tuple[str, ...]
     cases: tuple[Case, ...]
     act: Callable[[Any, Inputs, dict[str, torch.Tensor]], Any] | None = None
+    rests_on: tuple[str, ...] = ()
 
     @cached_property
     def definition(self) -> ast.FunctionDef | ast.ClassDef:

@@ -14,11 +14,25 @@ file                what it does                                                
 What it protects against, and what needs a container, is on the book's page about grading.
 """
 
-from .grade import STATUSES, Row, as_json, check_file, grade, load, mistakes, submissions, summary, table
+from .grade import (
+    STATUSES,
+    Row,
+    as_json,
+    by_student,
+    check_file,
+    diagnoses,
+    grade,
+    load,
+    mistakes,
+    points,
+    submissions,
+    summary,
+    table,
+)
 from .sandbox import Allowance, Sandbox, SandboxError, protections
 from .submission import Refused, read
 
 __all__ = [
-    "STATUSES", "Allowance", "Refused", "Row", "Sandbox", "SandboxError", "as_json", "check_file", "grade", "load",
-    "mistakes", "protections", "read", "submissions", "summary", "table",
+    "STATUSES", "Allowance", "Refused", "Row", "Sandbox", "SandboxError", "as_json", "by_student", "check_file",
+    "diagnoses", "grade", "load", "mistakes", "points", "protections", "read", "submissions", "summary", "table",
 ]  # fmt: skip

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from attn_course import __version__
-from attn_course.exercises import get
+from attn_course.exercises import catalog, get
 from attn_course.exercises.judge import answer, judge
 from attn_course.exercises.task import Task
 
 from .sandbox import Allowance, Outcome, Sandbox
-from .submission import Refused, Submission, read
+from .submission import SUFFIXES, Refused, Submission, read
 
 STATUSES = ("passed", "wrong", "not attempted", "missing", "error", "stopped", "forged", "refused")
 _STOPPED = {
@@ -59,9 +59,13 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def check_file(
-    path: Path, sandbox: Sandbox, seed: int, *, name: str = "", student: str = "", chapter: int | None = None
-) -> list[Row]:
-    """Every exercise of one notebook, judged; a file that is refused gives one row that says why."""
+    path: Path, sandbox: Sandbox, seed: int, *, name: str = "", student: str = "", chapter: int | None = None,
+    exercises: Collection[str] = (), also: Collection[str] = (),
+) -> list[Row]:  # fmt: skip
+    """Every exercise of one notebook (of ``exercises``, if given; and those in ``also``), judged.
+
+    A file that is refused gives one row that says why.
+    """
     about: dict[str, Any] = {
         "student": student,
         "file": name or _printable(str(path)),
@@ -71,9 +75,10 @@ def check_file(
     }
     try:
         submission = read(path)
-        tasks = submission.tasks(chapter)
+        tasks = _wanted(submission, chapter, exercises, also)
         if not tasks:
-            raise Refused("no exercise of the course in it: it checks none and defines none")
+            asked = f"none of {', '.join(exercises)}" if exercises else "no exercise of the course"
+            raise Refused(f"{asked} in it: it checks none and defines none")
     except Exception as error:  # Refused, or something in the file that nobody foresaw: the others go on
         told = (
             str(error) if isinstance(error, Refused) else f"cannot be read: {type(error).__name__}: {error}"
@@ -95,6 +100,13 @@ def check_file(
         rows.append(Row(**about, chapter=task.chapter, exercise=task.id, status=status, points=int(status == "passed"),
                         diagnosis=diagnosis, message=_one_line(message)))  # fmt: skip
     return rows
+
+
+def _wanted(
+    submission: Submission, chapter: int | None, exercises: Collection[str], also: Collection[str] = ()
+) -> list[Task]:
+    asked = {task.id for task in submission.tasks(chapter) if not exercises or task.id in exercises}
+    return [exercise.task for exercise in catalog() if exercise.id in asked | {*also}]
 
 
 def _judged(submission: Submission, task: Task, sandbox: Sandbox, seed: int) -> tuple[str, str, str]:
@@ -156,10 +168,10 @@ class Found:
 
 
 def submissions(folder: Path) -> list[Found]:
-    """The notebooks in a folder, one student's in a folder of their own or all side by side.
+    """What is in a folder, one student's in a folder of their own or all side by side.
 
-    The student is the folder directly below ``folder``, or the file's name. Hidden files are left out. Links are
-    listed and refused later, never followed.
+    The student is the folder directly below ``folder``, or the file's name. Hidden files are left out. Links, other
+    files at the top and folders without a notebook are listed, to be refused later; links are never followed.
 
     Raises:
         ValueError: there is no such folder, or nothing to grade in it.
@@ -167,41 +179,49 @@ def submissions(folder: Path) -> list[Found]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
     found = []
-    for path in _walk(folder, 4):
-        name = _printable(path.relative_to(folder).as_posix())
-        student = name.split("/")[0] if "/" in name else _printable(path.stem)
-        found.append(Found(student, name, path))
-    if not found:
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        notebooks = list(_walk(path, 3)) if entry.is_dir(follow_symlinks=False) else []
+        for one in notebooks or [path]:
+            name = _printable(one.relative_to(folder).as_posix())
+            student = name.split("/")[0] if "/" in name or entry.is_dir() else _printable(path.stem)
+            found.append(Found(student, name, one))
+    if not any(one.path.suffix in SUFFIXES for one in found):
         raise ValueError(f"no .ipynb or .py file in {folder}")
     return sorted(found, key=lambda one: (one.student, one.name))
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda one: one.name)
+    return [entry for entry in entries if not entry.name.startswith((".", "__"))]
+
+
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda one: one.name)
+        entries = _entries(folder)
     except PermissionError:
         yield folder  # to be refused, so that it is seen
         return
     for entry in entries:
-        if entry.name.startswith((".", "__")):
-            continue
         if entry.is_dir(follow_symlinks=False):
             if depth:
                 yield from _walk(Path(entry.path), depth - 1)
-        elif entry.name.endswith((".ipynb", ".py")):
+        elif entry.name.endswith(SUFFIXES):
             yield Path(entry.path)
 
 
 def grade(
-    folder: Path, out: Path, *, chapter: int | None = None, seed: int | None = None, allowance: Allowance | None = None,
-    again: Collection[str] = (), weak: bool = False, say: Callable[[str], None] = lambda text: None,
+    folder: Path, out: Path, *, chapter: int | None = None, exercises: Collection[str] = (), seed: int | None = None,
+    allowance: Allowance | None = None, again: Collection[str] = (), forget: bool = False, weak: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:  # fmt: skip
     """Grade a folder into a CSV file; what is there already and has not changed stays as it is.
 
     The rows of a notebook are written together as soon as they are there. The seed of the cases is drawn anew for
-    a new file and kept for its sake, so that all are asked the same. What has one of the statuses ``again`` is graded
-    once more.
+    a new file and kept for its sake, so that all are asked the same. What has one of the statuses or diagnoses
+    ``again`` is graded once more. Files that are no longer in the folder keep their rows, unless ``forget``; a file
+    that has changed is asked what it was asked before, besides what is asked now.
 
     Raises:
         ValueError: the folder holds nothing, or ``out`` is no file of grades, or of another seed.
@@ -214,11 +234,19 @@ def grade(
         if kept and seed is not None and kept[0].seed != seed:
             raise ValueError(f"{out} was graded with seed {kept[0].seed}, not {seed}: take another file")
         seed = kept[0].seed if kept else secrets.randbelow(1 << 31) if seed is None else seed
+        found = [one for one in found if not _is_output(one.path, out)]
         current = {(one.name, _sha256(one.path)) for one in found}
+        names = {one.name for one in found}
+        gone = [row for row in kept if row.file not in names]
+        if gone and not forget:
+            count = len({row.file for row in gone})
+            say(
+                f"{count} {'file' if count == 1 else 'files'} of {out} not in {folder}: kept (--forget drops them)"
+            )
         stays = [row for row in kept if (row.file, row.sha256) in current and row.course == __version__]
-        redo = {row.file for row in stays if row.status in again}
-        redo |= {one.name for one in found if _lacks(one, stays, chapter)}
-        stays = [row for row in stays if row.file not in redo]
+        redo = {row.file for row in stays if {row.status, row.diagnosis} & {*again}}
+        redo |= {one.name for one in found if _lacks(one, stays, chapter, exercises)}
+        stays = [row for row in stays if row.file not in redo] + ([] if forget else gone)
         done = {(row.file, row.sha256) for row in stays}
         _rewrite(out, stays)
         rows = list(stays)
@@ -227,7 +255,11 @@ def grade(
             return rows
         with Sandbox(allowance, weak=weak) as sandbox, out.open("ab") as file:
             for number, one in enumerate(todo, 1):
-                new = check_file(one.path, sandbox, seed, name=one.name, student=one.student, chapter=chapter)
+                also = {row.exercise for row in kept if row.file == one.name and row.exercise}
+                new = check_file(
+                    one.path, sandbox, seed, name=one.name, student=one.student, chapter=chapter, exercises=exercises,
+                    also=also,
+                )  # fmt: skip
                 file.write(_csv(new))
                 file.flush()
                 os.fsync(file.fileno())
@@ -236,13 +268,18 @@ def grade(
     return rows
 
 
-def _lacks(one: Found, rows: list[Row], chapter: int | None) -> bool:
+def _is_output(path: Path, out: Path) -> bool:
+    """Whether it is what an earlier run wrote into the folder itself."""
+    return path.absolute() in {one.absolute() for one in (out, out.with_suffix(".md"), by_student(out))}
+
+
+def _lacks(one: Found, rows: list[Row], chapter: int | None, exercises: Collection[str]) -> bool:
     """Whether exercises that are asked for now are not among the rows of a file that has some."""
     mine = {row.exercise for row in rows if row.file == one.name}
     if not mine or "" in mine:  # none yet; or refused, whatever is asked
         return False
     try:
-        return not {task.id for task in read(one.path).tasks(chapter)} <= mine
+        return not {task.id for task in _wanted(read(one.path), chapter, exercises)} <= mine
     except Exception:
         return True
 
@@ -295,6 +332,11 @@ def load(path: Path) -> list[Row]:
     return rows
 
 
+def diagnoses(path: Path) -> list[str]:
+    """The diagnoses in a file of grades; none where there is no file."""
+    return sorted({row.diagnosis for row in load(path)} - {""}) if path.exists() else []
+
+
 def _rewrite(out: Path, rows: list[Row]) -> None:
     """The head and these rows, put in place whole."""
     new = out.with_name(f".{out.name}.new")
@@ -324,7 +366,8 @@ def _bare(value: str) -> str:
 
 
 def _one_line(message: str) -> str:
-    return _printable(" ".join(message.split())[:1000])
+    words = " ".join(message.split())
+    return _printable(words if len(words) <= 1000 else f"{words[:998]} …")
 
 
 def _printable(text: str) -> str:
@@ -365,7 +408,7 @@ def table(rows: list[Row]) -> str:
         told = f" [{row.diagnosis}]" if row.diagnosis else ""
         lines.append(f"{mark} {row.exercise or row.file:{width}}  {row.status}{told}")
         if row.message and row.status != "passed":
-            lines.append(f"  {'':{width}}  {row.message[:300]}")
+            lines.append(f"  {'':{width}}  {row.message}")
     return "\n".join([*lines, _tally(rows)])
 
 
@@ -379,34 +422,65 @@ def mistakes(exercise: str) -> list[tuple[str, str]]:
     return [(mistake.id, mistake.says) for mistake in answer(get(exercise).task).mistakes]
 
 
-def summary(rows: list[Row]) -> str:
-    """A class at a glance, as Markdown: how many passed each exercise, and which mistakes are common."""
-    students = {row.student for row in rows}
-    lines = [f"# Grades of {len(students)} students", ""]
-    lines += [
-        "| exercise | passed | wrong | not attempted | other | most common mistakes |",
-        "|---|---|---|---|---|---|",
-    ]
-    order: dict[str, list[Row]] = {}
-    best: dict[tuple[str, str], Row] = {}  # of a student's several files
+def by_student(out: Path) -> Path:
+    """Where the points of each student stand, beside the rows."""
+    return out.with_name(f"{out.stem}-students.csv")
+
+
+def points(rows: list[Row]) -> str:
+    """A line for each student, as CSV: how many passed, of how many, and each exercise (empty: not handed in)."""
+    best, order = _best(rows), _asked(rows)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["student", "points", "of", *order])
+    for student in sorted({row.student for row in rows}):
+        mine = [best.get((student, exercise)) for exercise in order]
+        each = [row.points if row else "" for row in mine]
+        writer.writerow([_safe(student), sum(row.points for row in mine if row), len(order), *each])
+    return text.getvalue()
+
+
+def _best(rows: list[Row]) -> dict[tuple[str, str], Row]:
+    """(Student, exercise) -> the best row, of a student's several files."""
+    best: dict[tuple[str, str], Row] = {}
     for row in rows:
         if row.exercise and row.points >= getattr(best.get((row.student, row.exercise)), "points", 0):
             best[row.student, row.exercise] = row
-    for row in best.values():
-        order.setdefault(row.exercise, []).append(row)
-    for exercise, mine in sorted(order.items(), key=lambda item: item[1][0].chapter):
+    return best
+
+
+def _asked(rows: list[Row]) -> list[str]:
+    """The exercises that anybody's rows name, in the order of the course."""
+    named = {row.exercise for row in rows}
+    return [exercise.id for exercise in catalog() if exercise.id in named]
+
+
+def summary(rows: list[Row]) -> str:
+    """A class at a glance, as Markdown: how many passed each exercise, and which mistakes are common.
+
+    Every student counts for every exercise that somebody handed in.
+    """
+    students, best, asked = sorted({row.student for row in rows}), _best(rows), _asked(rows)
+    lines = [f"# Grades of {len(students)} {'student' if len(students) == 1 else 'students'}", ""]
+    lines += [
+        "| exercise | passed | wrong | not attempted | not handed in | other | most common mistakes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for exercise in asked:
+        mine = [best[student, exercise] for student in students if (student, exercise) in best]
         counts = Counter(row.status for row in mine)
-        other = len(mine) - counts["passed"] - counts["wrong"] - counts["not attempted"] - counts["missing"]
+        idle = counts["not attempted"] + counts["missing"]
+        other = len(mine) - counts["passed"] - counts["wrong"] - idle
         common = Counter(row.diagnosis for row in mine if row.diagnosis).most_common(3)
         told = ", ".join(f"{name} ({count})" for name, count in common)
-        idle = counts["not attempted"] + counts["missing"]
         lines.append(
-            f"| {exercise} | {counts['passed']} of {len(mine)} | {counts['wrong']} | {idle} | {other} | {told} |"
+            f"| {exercise} | {counts['passed']} of {len(students)} | {counts['wrong']} | {idle} | "
+            f"{len(students) - len(mine)} | {other} | {told} |"
         )
     lines += ["", "| student | passed |", "|---|---|"]
-    for student in sorted(students):
-        mine = [row for row in best.values() if row.student == student]
-        lines.append(f"| {_markdown(student)} | {sum(row.points for row in mine)} of {len(mine)} |")
+    for student in students:
+        passed = sum(row.points for row in best.values() if row.student == student)
+        lines.append(f"| {_markdown(student)} | {passed} of {len(asked)} |")
     refused = [row for row in rows if row.status in ("refused", "forged")]
     if refused:
         lines += ["", "Files to look at:", ""]

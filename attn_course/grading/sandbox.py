@@ -6,6 +6,7 @@ Nothing that a submission's process sends is run or trusted: `wire.unpack` takes
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import select
@@ -29,7 +30,21 @@ HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent
 
 # What stands in the sandbox's attn_course in place of the real one.
-_EXERCISES = '''"""In the sandbox: `get(id).use(answer)` is the answer itself, and nothing is checked."""
+_EXERCISES = '''"""In the sandbox nothing is checked; `get(id).use(answer)` is what was given, or the answer itself."""
+
+_given = {}
+
+
+def give(sources):
+    """The course's functions, for the exercises that the present one rests on."""
+    import math
+
+    import torch
+
+    for name, (function, source) in sources.items():
+        space = {"math": math, "torch": torch}
+        exec(source, space)
+        _given[name] = space[function]
 
 
 class _Exercise:
@@ -37,7 +52,7 @@ class _Exercise:
         self.id = name
 
     def use(self, candidate=None):
-        return candidate
+        return _given.get(self.id, candidate)
 
     def check(self, candidate=None, **_):
         return None
@@ -165,7 +180,7 @@ class Sandbox:
             "seed": seed,
             "statements": statements,
         }
-        answer, data = self._ask({**job, "tables": _tables(task, seed)})
+        answer, data = self._ask({**job, "tables": _tables(task, seed), "parts": _parts(task)})
         if answer["stopped"]:
             return Outcome(None, answer["stopped"])
         if not data:
@@ -282,6 +297,15 @@ def _tables(task: Task, seed: int) -> dict[str, list[list[float]]]:
 
     widths = {make_inputs(case, seed)["d_model"] for case in task.cases}
     return {str(width): sinusoidal_encoding(max(_PLACES) + 1, width).tolist() for width in sorted(widths)}
+
+
+def _parts(task: Task) -> dict[str, tuple[str, str]]:
+    """Exercise -> name and source of the course's function, for what a chapter hands to everybody, solved or not.
+
+    They go to this one answer's process; in that of the exercise itself they are not.
+    """
+    solutions = {name: judge.answer(get(name).task).solution for name in task.rests_on}
+    return {name: (one.__name__, inspect.getsource(one)) for name, one in solutions.items()}
 
 
 def protections() -> dict[str, str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from attn_course.exercises import catalog
 from attn_course.exercises.task import Task
 
+SUFFIXES = (".ipynb", ".py")
 MOST_BYTES = 20 << 20
 MOST_CELLS = 5000
 MOST_CODE = 2_000_000
@@ -153,8 +154,9 @@ def read(path: Path) -> Submission:
 def _text(path: Path) -> str:
     """The file's text, if it is a plain file of a fair size and no link."""
     if path.is_dir() and not path.is_symlink():
-        raise Refused("a folder that cannot be read")
-    if path.suffix not in (".ipynb", ".py"):
+        readable = os.access(path, os.R_OK | os.X_OK)
+        raise Refused("no .ipynb or .py file in it" if readable else "a folder that cannot be read")
+    if path.suffix not in SUFFIXES and not path.is_symlink():
         raise Refused(f"{path.suffix or 'no suffix'}: expected .ipynb or .py")
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

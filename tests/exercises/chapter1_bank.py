@@ -691,6 +691,16 @@ def _multi_head(**changes):
     return Learners
 
 
+class NeverSplit(Given):
+    def forward(self, query, key, value, mask=None):
+        q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+        scores = torch.bmm(q, k.mT) / math.sqrt(q.size(-1))
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        weights = F.softmax(scores, dim=2)
+        return self.w_o(weights @ v), weights
+
+
 def _textbook_lengths(self, q, k, v):
     batch, n, d = q.shape
     return tuple(w(x).view(batch, n, d) for w, x in ((self.w_q, q), (self.w_k, k), (self.w_v, v)))
@@ -717,6 +727,7 @@ MULTI_HEAD_WRONG = {
     "dropout-left-on": _multi_head(drop=lambda w, training: F.dropout(w, 0.2)),
     "weights-after-dropout": _multi_head(drop=lambda w, training: F.dropout(w, 0.1, training)),
     "output-only": _multi_head(end=lambda self, out, w: self.w_o(out)),
+    "no-head-dimension": NeverSplit,
 }
 
 # ------------------------------------------------------------------------------------------ the block

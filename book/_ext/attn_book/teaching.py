@@ -5,6 +5,7 @@
 ```{known-mistakes} 3                   mistakes that the checkers know, those named in the body first
 split-heads: interleaved
 ```{colab-versions}                     what the chapters last ran with
+```{grades-example}                     what `attn-course grade` writes of a small class
 """
 
 from __future__ import annotations
@@ -82,16 +83,16 @@ def chapters(root: Path) -> list[Chapter]:
 def table(found: list[Chapter]) -> list[str]:
     """Chapters, what each needs, its minutes."""
     lines = [
-        "| chapter | needs | minutes | without exercises | exercises |",
-        "|---|---|---:|---:|---:|",
+        "| chapter | needs | minutes | exercises |",
+        "|---|---|---:|---:|",
     ]
     for one in found:
-        link = f"[{one.number}. {one.title}](../notebooks/{one.name}.ipynb)"
-        lines.append(f"| {link} | {one.needs} | {one.minutes} | {one.without} | {len(one.exercises)} |")
-    sums = (
+        link = f"[{one.number}. {one.title.split(':')[0]}](../notebooks/{one.name}.ipynb)"
+        lines.append(f"| {link} | {one.needs} | {one.minutes} ({one.without}) | {len(one.exercises)} |")
+    minutes, without, exercises = (
         sum(values) for values in zip(*((c.minutes, c.without, len(c.exercises)) for c in found), strict=True)
     )
-    return [*lines, f"| **All** | | {' | '.join(f'**{number}**' for number in sums)} |"]
+    return [*lines, f"| **All** | | **{minutes} ({without})** | **{exercises}** |"]
 
 
 def aims(one: Chapter) -> list[str]:
@@ -102,6 +103,35 @@ def aims(one: Chapter) -> list[str]:
         "",
         f"Needs: {one.needs}. Takes: {one.minutes} minutes with its {count} exercises, {one.without} without.",
     ]
+
+
+# An invented class: what each handed in of two exercises, a mistake of the bank or a status.
+CLASS = {
+    "ada": {"causal-mask": "passed", "split-heads": "passed"},
+    "ben": {"causal-mask": "transposed", "split-heads": "reshape-for-transpose"},
+    "cleo": {"causal-mask": "passed", "split-heads": "reshape-for-transpose"},
+    "dan": {"causal-mask": "passed", "split-heads": "not attempted"},
+    "eve": {"": "refused"},
+}
+
+
+def grades_example() -> list[str]:
+    """The summary that the grader writes of `CLASS`, without its heading."""
+    from attn_course import grading
+
+    says = {mistake: text for one in CLASS["ada"] for mistake, text in grading.mistakes(one)}
+    rows = []
+    for student, handed_in in CLASS.items():
+        for exercise, found in handed_in.items():
+            status = found if found in grading.STATUSES else "wrong"
+            message = says[found] if status == "wrong" else ".docx: expected .ipynb or .py"
+            rows.append(
+                grading.Row(student=student, file=f"{student}/{'essay.docx' if status == 'refused' else '01.ipynb'}",
+                            chapter=1, exercise=exercise, status=status, points=int(status == "passed"),
+                            diagnosis=found if status == "wrong" else "", message=message, seed=0, sha256="",
+                            course="")
+            )  # fmt: skip
+    return grading.summary(rows).splitlines()[2:]
 
 
 def picked(body: Iterable[str], known: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
@@ -218,6 +248,11 @@ class ChapterAims(_Generated):
         return self.markdown(aims(self.chapter()))
 
 
+class GradesExample(_Generated):
+    def made(self) -> list[nodes.Node]:
+        return self.markdown(grades_example())
+
+
 class ColabVersions(_Generated):
     def made(self) -> list[nodes.Node]:
         return self.markdown(colab_versions(self.root))
@@ -253,6 +288,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         ("chapter-aims", ChapterAims),
         ("known-mistakes", KnownMistakes),
         ("colab-versions", ColabVersions),
+        ("grades-example", GradesExample),
     ):
         app.add_directive(name, directive)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
