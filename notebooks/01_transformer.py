@@ -94,17 +94,18 @@ print(f"weights from the content: {(look_up == answer).float().mean():.2f} are r
 # %% [markdown]
 # ## By hand: a soft look-up with three tokens
 #
-# A comparison that says only yes or no has no gradient, so nothing could be learned through it. Attention is the
+# A yes or no has no gradient, so nothing could be learned through it. Attention is the
 # same look-up made soft. Every token sends out a **query** (what am I looking for?), shows a **key** (what do I
 # have?) and carries a **value** (what do I hand over?). The weight of a key is large where it agrees with the query,
 # and all weights of a query add up to 1.
 #
-# Take the sentence *dog bites man*. In our hand-made keys the first number says "I am alive", the second "I am an
-# action".
+# Take *dog bites man*. Here we choose the numbers; in a model, learned linear maps make them from each token (section
+# *Heads*). In our keys the first number says "I am alive", the second "I am an action". The values
+# speak another language: their first number says "dog", the second "man".
 
 # %%
 tokens = ["dog", "bites", "man"]
-# dog and man look for an action, bites looks for somebody alive
+# dog and man look for an action, bites looks for somebody alive (and asks twice as loudly)
 q = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 1.0]])
 k = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
 # dog hands over (1, 0), man (0, 1), bites nothing
@@ -144,7 +145,8 @@ plt.show()
 # %% [markdown]
 # [Figure](#fig-three-tokens) reads row by row. *Bites* found its two animals, each with a little less than one
 # half, because nothing is ever exactly excluded by a softmax. And look at what *bites* received: as much dog as man.
-# Nothing says who bites whom. Attention by itself does not know the order of the tokens, and chapter 2 is about that.
+# Nothing says who bites whom. Attention in which every token sees all others does not know their order, and chapter 2
+# is about that.
 
 # %% [markdown]
 # ## The formula
@@ -154,7 +156,10 @@ plt.show()
 #
 # <a id="eq-attention"></a>
 # $$
-# \mathrm{attention}(Q, K, V) = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt{d_k}}\right) V
+# \begin{aligned}
+# &\mathrm{attention}(Q, K, V) \\
+# &\quad = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt{d_k}}\right) V
+# \end{aligned}
 # $$
 #
 # The softmax runs over the keys, along each row. $Q$ is $(n_q, d_k)$, $K$ is $(n_k, d_k)$ and $V$ is $(n_k, d_v)$: the
@@ -216,94 +221,106 @@ attention = get("scaled-dot-product").use(scaled_dot_product_attention)
 print("definition and package agree; output", tuple(attention(**example)[0].shape))
 
 # %% [markdown]
-# ## Why divide by √d_k? An experiment
+# ## Why divide by the root of the width? An experiment
 #
 # **Hypothesis.** If the entries of queries and keys are independent with variance 1, each product of two has variance 1,
-# and the $d_k$ of them in a dot product add up to variance $d_k$: a typical size of $\sqrt{d_k}$. Without the division, wide heads get large scores, the softmax puts everything on one key, and its gradient
-# vanishes: the head cannot learn to look elsewhere. Dividing by $\sqrt{d_k}$ should make width irrelevant.
+# and the $d_k$ of them in a dot product add up to variance $d_k$: a typical size of $\sqrt{d_k}$. Without the division,
+# wide heads get large scores, and the softmax puts everything on one key. Its gradient then vanishes, for the derivative
+# of a weight $w$ by its own score is $w(1-w)$: zero at $w = 0$ and at $w = 1$. The head cannot learn to look elsewhere.
+# Dividing by $\sqrt{d_k}$ should make width irrelevant.
 
 # %% [markdown]
-# We measure two things for 32 random queries and keys, with five seeds. The **entropy** of the weights says how many keys
-# share them: 0 if one key has all, $\ln 32 = 3.47$ nats (units of the natural logarithm) if all have the same. And we send a random gradient of size about 1
-# back from the output, and take the size of what arrives at the scores of a query; half of the queries get less than the
-# median that is shown.
+# We measure with 32 random queries and keys and five seeds. The **entropy** of the weights says how many keys share
+# them: 0 if one key has all, $\ln 32 = 3.47$ nats (units of the natural logarithm) if all have the same. Then we make up
+# a loss: its gradient by the output is random, of size about 1, and `backward` carries it back. We take its size where
+# the softmax hands it out, at the scores, and where learning needs it, at the queries. Half of the queries get less than
+# the median that is shown.
+#
+# > **Predict.** An undivided score moves $\sqrt{d_k}$ times as far with its query. So one thing makes the gradient at
+# > the queries larger without the scale, another makes it vanish. Which wins at a width of 16, which at 1024?
 
 
 # %%
 def saturation(d_k, scale, seed, n=32):
     generator = torch.Generator().manual_seed(seed)
     q, k, v, sent_back = (torch.randn(n, d_k, generator=generator) for _ in range(4))
-    scores = (scale * q @ k.T).requires_grad_()
+    q.requires_grad_()
+    scores = scale * q @ k.T
+    scores.retain_grad()  # autograd keeps gradients of inputs alone unless it is asked
     weights = scores.softmax(dim=-1)
     (weights @ v).backward(sent_back / math.sqrt(d_k))
-    entropy = attn_course.attention_entropy(weights).mean().item()
+    at_scores, at_queries = scores.grad.norm(dim=-1), q.grad.norm(dim=-1)
     return {
-        "entropy (nats)": entropy,
-        "gradient": scores.grad.norm(dim=-1).median().item(),
-        "mean gradient": scores.grad.norm(dim=-1).mean().item(),
+        "entropy": attn_course.attention_entropy(weights.detach()).mean().item(),
+        "at the scores": at_scores.median().item(),
+        "at the queries": at_queries.median().item(),
+        "mean": at_queries.mean().item(),
     }
 
 
-rows = [
-    {"d_k": d_k, "scores": name, "seed": seed, **saturation(d_k, scale, seed)}
-    for d_k in (4, 16, 64, 256, 1024)
-    for name, scale in (
-        ("with the scale", 1 / math.sqrt(d_k)),
-        ("without it", 1.0),
-    )
-    for seed in range(5)
-]
-table = pd.DataFrame(rows)
-means = table.groupby(["scores", "d_k"]).mean().drop(columns="seed")
-print(means[["entropy (nats)", "gradient"]].unstack(0).round(4))
-
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-scale", "caption": "Entropy of the weights and gradient at the scores against the width of a head: mean and range of five seeds."}, "image": {"alt": "Two line charts against the head width from 4 to 1024. With the scale both entropy and gradient stay flat; without it both fall towards zero as the head gets wider."}}
-with_scale, without = means.loc["with the scale"], means.loc["without it"]
-assert (
-    without["entropy (nats)"].is_monotonic_decreasing
-    and without["gradient"][1024] < 0.05 * with_scale["gradient"][1024]
+widths = (4, 16, 64, 256, 1024)
+ways = (
+    ("with the scale", lambda d_k: 1 / math.sqrt(d_k)),
+    ("without it", lambda d_k: 1.0),
 )
-assert with_scale["entropy (nats)"].max() - with_scale["entropy (nats)"].min() < 0.2
-figure, axes = plt.subplots(1, 2)
-for axis, measured in zip(axes, ("entropy (nats)", "gradient"), strict=True):
-    sns.lineplot(
-        table,
-        x="d_k",
-        y=measured,
-        hue="scores",
-        palette=plots.COLOURS,
-        errorbar=("pi", 100),
-        marker="o",
-        ax=axis,
-    )
+table = pd.DataFrame(
+    {"d_k": d_k, "scores": name, "seed": seed, **saturation(d_k, scale(d_k), seed)}
+    for d_k in widths
+    for name, scale in ways
+    for seed in range(5)
+)
+means = table.groupby(["scores", "d_k"]).mean().drop(columns="seed")
+print(means[["at the scores", "at the queries"]].unstack(0).round(4))
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-scale", "caption": "Against the width of a head: entropy of the weights; gradient of the median query at its scores and at itself. Mean and range of five seeds; the dotted line is an even spread."}, "image": {"classes": "wide", "alt": "Three line charts against the head width from 4 to 1024. With the scale the entropy and the gradient at the scores and at the queries stay level. Without it the entropy and the gradient at the scores fall towards zero; the gradient at the queries is larger at widths up to 64, and smaller from 256 on."}}
+with_scale, without = means.loc["with the scale"], means.loc["without it"]
+assert without["entropy"].is_monotonic_decreasing
+assert without["at the scores"][1024] < 0.05 * with_scale["at the scores"][1024]
+assert with_scale["entropy"].max() - with_scale["entropy"].min() < 0.2
+figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2))
+style = {"x": "d_k", "hue": "scores", "palette": plots.COLOURS, "marker": "o"}
+for axis, measured in zip(
+    axes, ("entropy", "at the scores", "at the queries"), strict=True
+):
+    sns.lineplot(table, y=measured, errorbar=("pi", 100), ax=axis, **style)
     axis.set(xscale="log", xlabel="width of a head, $d_k$", ylim=(0, None))
+    axis.set_ylabel("gradient" if measured != "entropy" else "entropy (nats)")
 axes[0].axhline(math.log(32), color=plots.COLOURS["baseline"], linestyle=":")
 axes[0].set_ylim(0, 3.8)
 axes[0].set_title("Without the scale one key takes all")
-axes[1].set_title("… and the gradient dies")
+axes[1].set_title("… at the scores")
+axes[2].set_title("… at the queries")
 axes[1].get_legend().remove()
+axes[2].get_legend().remove()
 plt.show()
 
 # %% tags=["remove-input"]
-faded = with_scale["gradient"][1024] / without["gradient"][1024]
-mean_fall = with_scale["mean gradient"][1024] / without["mean gradient"][1024]
-assert mean_fall < faded
-glue("scale_gradient_ratio", f"{faded:.0f}")
+medians = {
+    name: with_scale[name][1024] / without[name][1024]
+    for name in ("at the scores", "at the queries")
+}
+faded, learned = medians.values()
+lottery = without["mean"][1024] / with_scale["mean"][1024]
+ahead = [
+    d for d in widths if without["at the queries"][d] > with_scale["at the queries"][d]
+]
+assert 5 < learned < faded and lottery > 2 and ahead == list(widths[: len(ahead)])
+glue("scale_gradient_ratio", f"{learned:.0f}")
 say(
-    "[Figure](#fig-scale) bears the hypothesis out. At width 1024 the unscaled weights have an entropy of {low:.2f} "
-    "nats, nearly a choice of one key, and the median query gets {faded:.0f} times less gradient than with the scale. "
-    "Scaled, the entropy stays between {least:.2f} and {most:.2f} nats from width 4 to 1024; the dotted line is an "
-    "even spread. Two limits: the *mean* over the queries falls only {mean_fall:.0f}-fold, because a few queries are "
-    "undecided between two keys and keep their gradient; and the argument needs entries of variance 1, which holds "
-    "where training begins and may not hold later.",
-    low=without["entropy (nats)"][1024], faded=faded, mean_fall=mean_fall,
-    least=with_scale["entropy (nats)"].min(), most=with_scale["entropy (nats)"].max(),
+    "At width 1024 the unscaled weights have an entropy of {low:.2f} nats, nearly a choice of one key, and the median query gets "
+    "{faded:.0f} times less gradient at its scores: the softmax is saturated, as the hypothesis says ([figure](#fig-scale)). At the "
+    "queries themselves it is {learned:.0f} times less, and up to width {ahead} the unscaled head even gets *more*. The *mean* "
+    "over the queries tells the rest: at 1024 it is {lottery:.0f} times as large as with the scale. Most queries learn nothing, and the few "
+    "that are undecided between two keys are thrown far. With the scale the median at the queries stays between {least:.2f} and "
+    "{most:.2f} at every width. One limit: the argument needs entries of variance 1, which holds where training begins and may not hold later.",
+    low=without["entropy"][1024], faded=faded, learned=learned, ahead=ahead[-1], lottery=lottery,
+    least=with_scale["at the queries"].min(), most=with_scale["at the queries"].max(),
 )  # fmt: skip
 
 # %% [markdown]
 # Now take hold of it. The figure below is a microscope on the three tokens of this chapter: every number from queries, keys
-# and values to what a word receives. *Temperature* divides the scores once more, so below 1 it undoes the scale and more. Change any
-# number, or type in a sentence of your own.
+# and values to what a word receives. *Temperature* divides the scores once more: at $1/\sqrt{d_k}$ it cancels the scale, below
+# that it sharpens further. Change any number, or type in a sentence of your own. Masks and heads have their sections after this one.
 #
 # > **Predict.** The colder, the sharper the choice. At the lowest temperature, 0.1: has *bites* chosen between *dog* and *man*?
 
@@ -333,7 +350,10 @@ say(
 # Two needs come back in every model. A model that predicts the next token must not see it: query $i$ may look at keys
 # $0 \dots i$ alone, which is a **causal mask**. And sequences of different lengths are padded to one length, and
 # nobody may look at the padding: a **padding mask**. In this book a mask is True where attention is allowed, and it
-# broadcasts to $(B, h, n_q, n_k)$.
+# broadcasts to $(B, h, n_q, n_k)$. The microscope above has both.
+#
+# > **Predict.** In *dog bites man*, which word has only one key left under a causal mask, and what does it receive? Set *Mask* to
+# > *causal* and follow it.
 
 # %% [markdown]
 # > **Exercise.** Write `causal_mask(n)`: which keys may each query see, if nobody may look ahead?
@@ -398,7 +418,7 @@ both = causal & padding
 assert both[1, 0].sum() < causal.sum()
 plots.masks(
     [causal, padding[1, 0].expand(6, 6), both[1, 0]],
-    ["Causal: no future", "Padding: real tokens only", "Both: what is left"],
+    ["Causal: no future", "Padding: only real", "Both: what is left"],
 )
 plt.show()
 
@@ -406,7 +426,7 @@ plt.show()
 # How does a mask act? A masked key must get the weight 0, exactly, and the others must add up to 1 among themselves.
 # The usual way is to write a very negative number, $-10^9$, into the masked scores. The module `textbook` holds attention as it is usually
 # written; `textbook.MultiHeadAttention(8, 2)` is a layer of width 8 with two heads, which the next section explains.
-# Let us watch what it does in half precision, the format in which most models run, with a causal mask.
+# Let us watch what it does in float16, one of the two common formats of half precision, with a causal mask.
 
 # %%
 half = textbook.MultiHeadAttention(8, 2).eval().half()
@@ -417,7 +437,8 @@ except RuntimeError as error:
     print(error)
 
 # %% [markdown]
-# float16 ends at 65504, so $-10^9$ does not exist there. The second failure is silent: a query that may attend
+# float16 ends at 65504, so $-10^9$ does not exist there. (bfloat16, the other one, has the range of float32 and room for it.)
+# The second failure is silent: a query that may attend
 # nowhere, as happens when a whole sequence is padding.
 #
 # > **Predict.** All scores of a row are replaced by $-10^9$. What are the weights?
@@ -460,7 +481,9 @@ get("masked-softmax").check(masked_softmax)
 
 # %% [markdown]
 # The definition, folded, takes the exponential of what is allowed and divides by the sum, which it keeps away from
-# zero. Below it the package's function passes both traps: half precision, and a row with nothing allowed.
+# zero. Below it the package's function passes both traps: half precision, and a row with nothing allowed. A softmax over
+# $-\infty$ with `nan_to_num` behind it gives the same numbers: its NaN is stopped on the way back by the mask, and only a search for
+# them (`torch.autograd.detect_anomaly`) complains.
 
 
 # %% tags=["hide-input"]
@@ -516,10 +539,13 @@ except ValueError as error:
 # %% [markdown]
 # ## Heads: several questions at once
 #
-# One set of weights per query means one question per token. In *dog bites man*, the verb would like to ask "who
-# does it?" and "to whom?" at the same time. So the width $d_{model}$ is cut into $h$ **heads** of width
+# One set of weights per query means one question per token. A verb would like to ask several at the same time: who is
+# alive here, what else is done, which word stands before me? So the width $d_{model}$ is cut into $h$ **heads** of width
 # $d_k = d_{model} / h$, each head attends by itself, and the results are laid side by side again. Cutting is a matter
 # of reshaping, where the usual mistake gives the right shape and the wrong numbers.
+#
+# > **Predict.** In the microscope, two *Heads* of width 1 ask *alive?* and *action?* separately. The query of *bites* is 0 in head 1:
+# > where does it look there? Set *Heads* to 2 and show head 1.
 
 # %% [markdown]
 # > **Exercise.** Write `split_heads(x, num_heads)`: cut each token's `d` channels into `num_heads` pieces of `d_k = d / num_heads`, and
@@ -596,14 +622,15 @@ print("head 0, by a view alone:\n", wide.view(1, 2, 2, 2)[0, 0])
 # <a id="eq-multi-head"></a>
 # $$
 # \begin{aligned}
-# Q &= \mathrm{split}(X W_q), \quad K = \mathrm{split}(Y W_k), \\
-# V &= \mathrm{split}(Y W_v), \\
-# \mathrm{MHA}(X, Y) &= \mathrm{merge}(\mathrm{attention}(Q, K, V))\, W_o
+# &Q = \mathrm{split}(X W_q), \\
+# &K = \mathrm{split}(Y W_k), \quad V = \mathrm{split}(Y W_v), \\
+# &\mathrm{MHA}(X, Y) = \\
+# &\quad \mathrm{merge}(\mathrm{attention}(Q, K, V))\, W_o
 # \end{aligned}
 # $$
 #
 # With $X = Y$ this is **self-attention**. With another $Y$ it is **cross-attention**: the queries come from one
-# sequence, keys and values from another one, of another length. The chapter's `split`, `attention` and `merge` are there
+# sequence, keys and values from another one, of another length. Each map adds a learned bias too, which is left out here. The chapter's `split`, `attention` and `merge` are there
 # for you to use, whether or not you wrote them.
 
 # %% [markdown]
@@ -714,9 +741,9 @@ plt.show()
 # A transformer block is attention and then a small network for each token, the **feed-forward** network: a linear map to
 # four times the width, a ReLU, a linear map back. Both are added to their input, and what flows from block to block is
 # a **residual stream**. A **layer norm** ([Ba et al., 2016](https://arxiv.org/abs/1607.06450)) shifts and scales each
-# token to mean 0 and variance 1. The one question is where to put it. The
+# token to mean 0 and variance 1, then by a learned amount. The one question is where to put it. The
 # first transformers did it after the addition (post-norm), so that the stream itself passes through every norm;
-# [Xiong et al., 2020](https://arxiv.org/abs/2002.04745) moved it into the branches (pre-norm):
+# later ones moved it into the branches (pre-norm), and [Xiong et al., 2020](https://arxiv.org/abs/2002.04745) analysed why that helps:
 #
 # <a id="eq-block"></a>
 # $$
@@ -794,6 +821,7 @@ output, weights = attn_course.transformer_example()
 #
 # **Hypothesis.** We follow the analysis. We stack $L$ untrained blocks with Xavier's initial weights, as in the paper, put a
 # layer norm and a linear read-out on top, and measure the gradient of the last feed-forward matrix of each block, with three seeds.
+# (`feed_forward[3]` is that matrix: linear, ReLU, dropout, linear.)
 
 
 # %%
@@ -827,7 +855,7 @@ depths = pd.DataFrame(
     for number, size in enumerate(gradient_by_block(norm_first, depth, seed))
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-norm", "caption": "Gradient of the last feed-forward matrix before the first training step: by block for 16 blocks, and of the last block for stacks of 4 to 32. Mean and range of three seeds."}, "image": {"alt": "Two line charts. By block: post-norm stays level, pre-norm falls from the input to the output. Against the depth of the stack, the last block's gradient stays level with post-norm and falls with pre-norm."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-norm", "caption": "Gradient of the last feed-forward matrix before the first training step: by block for 16 blocks, and of the last block for stacks of 4 to 32. Mean and range of three seeds."}, "image": {"classes": "wide", "alt": "Two line charts. By block: post-norm stays level, pre-norm falls from the input to the output. Against the depth of the stack, the last block's gradient stays level with post-norm and falls with pre-norm."}}
 last = depths[depths["block"] == depths["L"]]
 ends = last.groupby(["norm", "L"])["gradient"].mean()
 shrinks = {name: ends[name][4] / ends[name][32] for name in ("pre-norm", "post-norm")}
@@ -874,7 +902,8 @@ say(
 # ## An experiment: what does a small transformer look at?
 #
 # **Hypothesis.** A model that can look back predicts text better than counting does, how often a character is (unigram) and how often after another (bigram), and some of its
-# heads will do recognisable work: look at the previous character, or at the bracket that is still open.
+# heads will do recognisable work: look at the previous character, or at the bracket that is still open (the round one that
+# was opened last; square and curly ones are not counted).
 #
 # The text is one that you have already: the source code of Python's own standard library, split by module. The model
 # has two pre-norm blocks of width 64 with four heads, sees 64 characters and trains for 1000 steps. **Bits per
@@ -1036,8 +1065,8 @@ replayed
 
 # %% tags=["remove-input"]
 say(
-    "Without a bracket the head has to spend its weight all the same, since every row adds up to 1: on that line {itself:.0%} of it stays on the character itself, {before:.0%} goes to "
-    "the one before, and the rest is spread. The mean entropy, {entropy:.2f} nats, is that of about {keys:.0f} keys with equal weights.",
+    "Without a bracket the head has to spend its weight all the same, since every row adds up to 1: on that line, on average over its queries, {itself:.0%} stays on the character itself, {before:.0%} goes to "
+    "the one before, and the rest is spread (the table *Each head* under the figure). The mean entropy, {entropy:.2f} nats, is that of about {keys:.0f} keys with equal weights.",
     itself=alone[2], before=alone[3], entropy=alone[1], keys=math.exp(alone[1]),
 )  # fmt: skip
 
@@ -1045,7 +1074,7 @@ say(
 # One warning before we enjoy this too much. That a head looks at the bracket does not say that the model *uses* what it
 # finds there; weights alone are not an explanation
 # ([Jain and Wallace, 2019](https://arxiv.org/abs/1902.10186)). A map is where to start asking. The clean test takes the head
-# away and measures what gets worse: here the bits that a closing bracket costs, where one is open and in sight. Round brackets only, in the one model that is kept.
+# away and measures what gets worse: here the bits that a closing bracket costs, where one is open and in sight, in the one model that is kept.
 
 # %%
 inputs, targets = chapter1.test_windows(
@@ -1227,7 +1256,7 @@ print("ours: ", ours(x, x, x)[1].sum(dim=-1)[0, 0].detach())
 # - **Take** attention between all tokens when any token may need any other, and a model may learn which.
 # - **Leave** the map of weights away (`need_weights=False`) whenever you do not look at it; leave full attention where even then $n^2$
 #   is too expensive, for a window of neighbours (chapter 6).
-# - **Do not** expect order from it: it needs positions from outside.
+# - **Do not** expect order from it: it needs positions from outside. (A causal mask gives some of it away: chapter 2.)
 #
 # > **Predict.** A service reads support messages of at most 200 tokens and sorts them into ten topics, on a machine without a GPU. Would
 # > you fear the $n^2$ at width 256? Work it out with [equation](#eq-cost) before you unfold the output.
@@ -1246,7 +1275,7 @@ print(
 # ## Questions
 #
 # Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
-# next choice and Enter opens it.
+# next choice, or to a link in an open one, and Enter opens it and closes the one before.
 
 # %% [markdown]
 # **Question 1.** A query has three keys, with the scores $0$, $0$ and $\ln 2$, so its weights are 1/4, 1/4 and 1/2.
@@ -1380,12 +1409,12 @@ print(
 assert best < 0.5 and predicted[2048].peak_bytes > 3 * predicted[1024].peak_bytes
 say(
     "Attention is a soft look-up: where fixed weights were right in {best:.0%} of the stories, weights made from the content "
-    "were right in all of them. Dividing by $\\sqrt{{d_k}}$ keeps the gradient alive: without it the median query got {faded:.0f} times "
-    "less at width 1024. Masks must give exact zeros, also in half precision and when nothing is allowed. A model of two "
+    "were right in all of them. Dividing by $\\sqrt{{d_k}}$ keeps the gradient alive: without it the median query got {learned:.0f} times "
+    "less at width 1024, and the mean {lottery:.0f} times more. Masks must give exact zeros, also in half precision and when nothing is allowed. A model of two "
     "blocks reached {bits:.2f} bits per character where counting pairs stops at {bigram:.2f}, and each of its "
     "three seeds grew a head in layer 2 that puts {lift} times the expected weight on the open bracket. The price is "
     "the length squared: twice the length, from 1024 to 2048 tokens, takes {memory:.1f} times the memory.",
-    best=best, faded=faded, bits=mean, bigram=counts["bigram"], lift=f"{lift.min():.0f} to {lift.max():.0f}",
+    best=best, learned=learned, lottery=lottery, bits=mean, bigram=counts["bigram"], lift=f"{lift.min():.0f} to {lift.max():.0f}",
     memory=predicted[2048].peak_bytes / predicted[1024].peak_bytes,
 )  # fmt: skip
 

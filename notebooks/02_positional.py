@@ -791,7 +791,7 @@ assert not finished or live["rotary"]["accuracy_end"][1] > 0.8
 # The run here and the recorded one agree where the claim is: learned positions fall to chance right behind 32, rotary does not. Why? For learned positions
 # one can simply look at the table. The next figure shows the length of each of its 256 rows after training.
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-table", "caption": "The learned positions of the model trained here (seed 0): the length of each row of its table. Training sequences have 32 tokens; the rows behind the dashed line are untrained and still what they were at the start."}, "image": {"alt": "The first 32 rows are long and uneven; from row 32 to row 255 all rows have the same small length, and the area is marked as untrained."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-table", "caption": "The learned positions of the model trained here (seed 0): the length of each row of its table. Training sequences have 32 tokens; the rows behind the dashed line are untrained and still what they were at the start."}, "image": {"classes": "wide", "alt": "The first 32 rows are long and uneven; from row 32 to row 255 all rows have the same small length, and the area is marked as untrained."}}
 norms = models["learned"].positions.weight.detach().norm(dim=1).cpu()
 grown = norms[:32].mean().item() / norms[32:].mean().item()
 assert not finished or (grown > 3 and norms[32:].max() < norms[:32].min())
@@ -860,7 +860,7 @@ say(
 # by one radian at most within 32 tokens, so training cannot have leaned on them much. At which distances do the first three show *five back* again? We lay the weights of the rotary model trained here beside the mean
 # of $\cos((s - 5)\,\omega_i)$ over these three hands, at every distance $s$.
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-round", "caption": "Top: the mean weight that the best head of the rotary model trained here (seed 0) puts on the key at each distance, for the last 32 queries of sequences of 256. Bottom: how well the first three hands agree with their position at five back; 1 is complete agreement. Dashed: the longest distance in training."}, "image": {"alt": "Two curves against distance. The weight has a peak at 5 and a few narrow peaks beyond 100, the largest near 124 and 187; below them the agreement of the hands has its highest peaks at the same distances."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-round", "caption": "Top: the mean weight that the best head of the rotary model trained here (seed 0) puts on the key at each distance, for the last 32 queries of sequences of 256. Bottom: how well the first three hands agree with their position at five back; 1 is complete agreement. Dashed: the longest distance in training."}, "image": {"classes": "wide", "alt": "Two curves against distance. The weight has a peak at 5 and a few narrow peaks beyond 100, the largest near 124 and 187; below them the agreement of the hands has its highest peaks at the same distances."}}
 tokens, _, _ = chapter2.test_batch("five-back", 256)
 head = live["rotary"]["look"]
 with torch.no_grad():
@@ -1118,7 +1118,7 @@ print("Rotary; or ALiBi in a kernel that makes each piece of the bias as it goes
 # ## Questions
 #
 # Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
-# next choice and Enter opens it.
+# next choice, or to a link in an open one, and Enter opens it and closes the one before.
 
 # %% [markdown]
 # **Question 1.** The hand of a clock moves on by a quarter of a turn from one place to the next. What is the dot

@@ -1409,7 +1409,7 @@ print(f"CBAM: {operations / 1e9:.3f} billion operations. Take CBAM, with its max
 # ## Questions
 #
 # Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
-# next choice and Enter opens it.
+# next choice, or to a link in an open one, and Enter opens it and closes the one before.
 
 # %% [markdown]
 # **Question 1.** A new network has three CBAMs in a row, with no path around them, and all their votes are still

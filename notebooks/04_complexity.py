@@ -301,7 +301,7 @@ for width in (64, 512, 768):
 crossover = get("crossover-length").use(crossover_length)
 print("definition and package agree: width 512 crosses at", crossover(512))
 
-# %% mystnb={"figure": {"name": "fig-crossover", "caption": "FLOPs of self-attention by step, as shares of all, at a width of 512. Dashed: twice the width."}, "image": {"alt": "Stacked areas over the sequence length from 32 to 16384, logarithmic. Projections fill nearly everything on the left and shrink to a few per cent on the right; at length 1024, marked by a dashed line, scores and weighted sum together reach one half."}}
+# %% mystnb={"figure": {"name": "fig-crossover", "caption": "FLOPs of self-attention by step, as shares of all, at a width of 512. Dashed: twice the width."}, "image": {"classes": "wide", "alt": "Stacked areas over the sequence length from 32 to 16384, logarithmic. Projections fill nearly everything on the left and shrink to a few per cent on the right; at length 1024, marked by a dashed line, scores and weighted sum together reach one half."}}
 lengths = [2**i for i in range(5, 15)]
 shares = pd.DataFrame(
     [
@@ -336,7 +336,8 @@ say(
 # ### Every price over every size
 #
 # The figure below has all mechanisms of the cost model. A ring marks where two lines cross. Move the length with the arrow keys, change the width, or take memory
-# instead of FLOPs; *Feature maps* has the gates, the convolution and `SelfAttention2D`.
+# instead of FLOPs; *Feature maps* has the gates, the convolution and `SelfAttention2D`. Least times are those of the machines in `results/`, whose
+# records say with how many threads: their ceilings are not those that this page measures below.
 #
 # > **Predict.** A model twice as wide: does the ring move to the left, to the right, or not at all? And where does a window of 128 on each side part
 # > from the full map?
@@ -353,7 +354,8 @@ assert all(abs(ring - crossover(width)) < 0.01 for width, ring in rings.items())
 maps = {"family": "maps", "on": ["SelfAttention2D", "Convolution, 3 × 3"]}
 (meeting,) = explorer.tables(**maps)[1]["rows"]
 at = {row[0]: row[1] for row in explorer.tables(length=128)[0]["rows"]}
-window, full = "Sliding window, without projections", "Part of attention: the n × n map"
+window = "Window, 128 on each side, no projections"
+full = "Part of attention: the n × n map"
 assert at[window] == at[full]
 explorer
 
@@ -423,7 +425,7 @@ print("definition and package agree:", count_cbam(*image.values()))
 # %%
 exact = attn_course.attention_complexity_comparison()
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-three-rows", "caption": "The three rows of the table: leading term, exact FLOPs, and elementwise operations, which FLOPs leave out. Logarithmic."}, "image": {"alt": "Grouped bars for transformer, spatial and channel attention. The leading terms differ by half a million; for spatial and channel attention the elementwise bar is higher than the FLOP bar, for transformer attention much lower."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-three-rows", "caption": "The three rows of the table: leading term, exact FLOPs, and elementwise operations, which FLOPs leave out. Logarithmic."}, "image": {"classes": "wide", "alt": "Grouped bars for transformer, spatial and channel attention. The leading terms differ by half a million; for spatial and channel attention the elementwise bar is higher than the FLOP bar, for transformer attention much lower."}}
 rows = ["transformer", "spatial", "channel"]
 counts = pd.DataFrame(
     {
@@ -548,7 +550,7 @@ memory["measured"] = [
 ]
 memory["off"] = memory["measured"] / memory["predicted"] - 1
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-peak", "caption": "Peak memory of multi-head attention, width 256, 4 heads: predicted (lines; dashed: training) and measured (dots). Both axes logarithmic."}, "image": {"alt": "Four lines with dots on them over sequence lengths 256 to 2048, both axes logarithmic. The two forms with weights rise nearly four-fold with each doubling; the two fused ones two-fold."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-peak", "caption": "Peak memory of multi-head attention, width 256, 4 heads: predicted (lines; dashed: training) and measured (dots). Both axes logarithmic."}, "image": {"classes": "wide", "alt": "Four lines with dots on them over sequence lengths 256 to 2048, both axes logarithmic. The two forms with weights rise nearly four-fold with each doubling; the two fused ones two-fold."}}
 large = memory[memory["predicted"] > 16]
 assert device.type != "cpu" or large["off"].abs().max() < 0.02
 title = "The peak is predicted, not guessed"
@@ -665,7 +667,7 @@ with torch.no_grad():
     samples = benchmark.measure(calls, rounds=15, device=device)
 seconds = {name: benchmark.summary(s)["median_s"] for name, s in samples.items()}
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-roofline", "caption": "Five computations and the bound, on the machine that is named at the foot of this page: arithmetic intensity against the GFLOP/s that were reached. Dotted: where the two bind alike. Both axes logarithmic."}, "image": {"alt": "A line that rises to the right and then turns flat. The two gates lie far left near the slope; attention, fused attention and the convolution lie right, near the flat part."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-roofline", "caption": "Five computations and the bound, on the machine that is named at the foot of this page: arithmetic intensity against the GFLOP/s that were reached. Dotted: where the two bind alike. Both axes logarithmic."}, "image": {"classes": "wide", "alt": "A line that rises to the right and then turns flat. The two gates lie far left near the slope; attention, fused attention and the convolution lie right, near the flat part."}}
 points = {
     name: (price.intensity, price.flops / seconds[name])
     for name, price in prices.items()
@@ -765,7 +767,7 @@ say(
     "Not a {n}th of the time of the prefill, then, but a {part:.0f}th. In prefill the layer reached {prefill:.0f} GFLOP/s, in a step {step:.1f}: the same module, the same parameters, with {share:.0%} of the arithmetic rate. "
     "The step does not compute much: {flops:.1f} million FLOPs, for which {moved:.1f} MiB have to be fetched. The two bounds stand in a ratio of {bounds:.1f} for a token; the clock said {slower:.1f}. "
     + ("So bytes explain a part of it, and the rest is the price of each call, which a step of one token cannot share with others." if slower.median > 1.3 * bounds else "So bytes explain it.")
-    + " (The prefill is causal, and its count is of the full square: at most a tenth too high.)",
+    + " (The prefill is causal, and its count is of the full square: about a tenth too high.)",
     bounds=bounds, slower=slower.median,
     prefill=rates["prefill"] / 1e9, step=rates["step"] / 1e9, share=rates["step"] / rates["prefill"],
     flops=step.flops / 1e6, moved=step.bytes_moved / 2**20, n=n, part=n / slower.median,
@@ -814,7 +816,7 @@ shared = (8, 4, 2, 1)
 decoders = {f"{kv_heads}": decoder(kv_heads) for kv_heads in shared}
 samples = benchmark.measure(decoders, control="8", rounds=31, device=device)
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-decoding", "caption": "One step of decoding with fewer heads of keys and values, relative to 8: bytes that have to be moved (bars), and measured time with its interval (dots). Dashed: the interval of the control, the same code twice."}, "image": {"alt": "Bars and dots for 8, 4, 2 and 1 heads. The bytes fall to nearly one eighth; the measured times fall as well, less steeply."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-decoding", "caption": "One step of decoding with fewer heads of keys and values, relative to 8: bytes that have to be moved (bars), and measured time with its interval (dots). Dashed: the interval of the control, the same code twice."}, "image": {"classes": "wide", "alt": "Bars and dots for 8, 4, 2 and 1 heads. The bytes fall to nearly one eighth; the measured times fall as well, less steeply."}}
 steps = {
     kv_heads: complexity.cost(
         "multi-head-attention", batch=8, n_q=1, n_k=2048, cached=2047,
@@ -985,7 +987,7 @@ reader = load_model("language-model", chapter1.CharacterModel()).eval()
 with torch.no_grad():
     _, maps = reader(inputs, need_weights=True)
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-decided-and-near", "caption": "The eight heads of the recorded language model (seed 0): mean entropy of a query and mean attention distance, over 64 pieces of the test text. The number in a dot is the head's. The cross is a head that looks at all of its past alike."}, "image": {"alt": "A scatter plot of eight dots, four for each layer, and a cross. Most dots lie below and left of the cross: they are more decided and look nearer."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-decided-and-near", "caption": "The eight heads of the recorded language model (seed 0): mean entropy of a query and mean attention distance, over 64 pieces of the test text. The number in a dot is the head's. The cross is a head that looks at all of its past alike."}, "image": {"classes": "wide", "alt": "A scatter plot of eight dots, four for each layer, and a cross. Most dots lie below and left of the cross: they are more decided and look nearer."}}
 heads = pd.DataFrame(
     {
         "layer": number + 1,
@@ -1178,13 +1180,15 @@ for name, price, least in zip(
     peak = f"peak {price.peak_bytes / 2**20:.0f} MiB"
     print(f"{name:15} {1000 * least.seconds:8.2f} ms by {least.bound}, {peak}")
 print(f"bounds: {both[0].seconds / both[1].seconds:,.0f} times")
+print(f"FLOPs:  {proposal.flops / alternative.flops:,.0f} times")
+print("The peak is small because the map is made in blocks and never held whole.")
 print(f"FLOPs: {proposal.flops / alternative.flops:,.0f} times, which predicts nothing")
 
 # %% [markdown]
 # ## Questions
 #
 # Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
-# next choice and Enter opens it.
+# next choice, or to a link in an open one, and Enter opens it and closes the one before.
 
 # %% [markdown]
 # **Question 1.** A text is four times as long as the model is wide, $n = 4\,d_{model}$. Which part of the FLOPs of

@@ -773,7 +773,7 @@ print(", ".join(f"{n}: {found['window'] * 1e3:.1f} ms" for n, found in seconds.i
 # %% [markdown]
 # To predict seconds we need one rate. Take that of full attention at the greatest length, and let it hold for all: then everything in the figure but that one dot is a prediction.
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-window-price", "caption": "Four forms of attention over the length, 4 heads of width 64, window 64 or 128. Lines: FLOPs at the rate of full attention at 4,096 tokens; dots: measured, medians. Dashed orange: the wider window; dashed blue: full attention under the mask of the window, predicted as without it."}, "image": {"alt": "Four lines on logarithmic axes. The two of full attention lie on each other and rise four-fold with each doubling of the length; those of the windows rise about two-fold and lie far below on the right. The dots follow their lines."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-window-price", "caption": "Four forms of attention over the length, 4 heads of width 64, window 64 or 128. Lines: FLOPs at the rate of full attention at 4,096 tokens; dots: measured, medians. Dashed orange: the wider window; dashed blue: full attention under the mask of the window, predicted as without it."}, "image": {"classes": "wide", "alt": "Four lines on logarithmic axes. The two of full attention lie on each other and rise four-fold with each doubling of the length; those of the windows rise about two-fold and lie far below on the right. The dots follow their lines."}}
 rate = flops("full attention", 4096) / seconds[4096]["full attention"]
 price = pd.DataFrame(
     {"n": n, "form": f, "predicted": flops(f, n) / rate * 1e3, "measured": s * 1e3}
@@ -959,7 +959,7 @@ for layers in (1, 2, 3, 4):
     field = attn_course.receptive_field(Windows(layers), noise, (0, 64))
     seen_by[layers] = field[0]
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-depth", "caption": "What the token in the middle of 129 depends on through one to four untrained layers with a window of 8: gradient at each distance, relative to its own. Dotted: layers times window. Nothing is drawn where it is exactly 0."}, "image": {"alt": "Four curves around a sharp peak in the middle, on a logarithmic axis. Each ends exactly at its dotted line, at 8, 16, 24 and 32 places; the farther from the middle, the lower they are."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-depth", "caption": "What the token in the middle of 129 depends on through one to four untrained layers with a window of 8: gradient at each distance, relative to its own. Dotted: layers times window. Nothing is drawn where it is exactly 0."}, "image": {"classes": "wide", "alt": "Four curves around a sharp peak in the middle, on a logarithmic axis. Each ends exactly at its dotted line, at 8, 16, 24 and 32 places; the farther from the middle, the lower they are."}}
 reaches = {layers: layers * 8 for layers in seen_by}
 for layers, field in seen_by.items():
     places = (field > 0).nonzero().flatten()
@@ -1267,7 +1267,7 @@ assert advice[500]["implementation"] == "sliding_window_attention"
 # ## Questions
 #
 # Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
-# next choice and Enter opens it.
+# next choice, or to a link in an open one, and Enter opens it and closes the one before.
 
 # %% [markdown]
 # **Question 1.** News has to pass between two tokens that are 300 places apart. Every layer has a window that reaches

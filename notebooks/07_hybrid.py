@@ -83,7 +83,7 @@ assert plain["warm_up_accuracy"] > 0.9 and max(ends) < 0.2 < min(middle)
 print("the digit here, after the warm-up:", round(plain["warm_up_accuracy"], 2))
 print("the mirrored digit:", round(plain["accuracy"], 2))
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-strip", "caption": "A strip of the test part, and how often a plain convolutional network, trained in the cell above, names the digit of the mirrored place, by place, over 1,000 test strips. Dashed: chance."}, "image": {"alt": "A strip of six grey digits, parted by orange lines, and a bar below each. The two bars in the middle are high; the four others are at the dashed line of chance."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-strip", "caption": "A strip of the test part, and how often a plain convolutional network, trained in the cell above, names the digit of the mirrored place, by place, over 1,000 test strips. Dashed: chance."}, "image": {"classes": "wide", "alt": "A strip of six grey digits, parted by orange lines, and a bar below each. The two bars in the middle are high; the four others are at the dashed line of chance."}}
 assert max(plain["by_place"][:2] + plain["by_place"][4:]) < 0.25 < min(middle)
 plots.strip_and_bars(
     task.test.images[0, 0],
@@ -353,7 +353,7 @@ tokens = tokens_of(cells)
 positions = nn.Parameter(0.02 * torch.randn(1, 6, width))
 print("cells", tuple(cells.shape), "-> tokens", tuple(tokens.shape))
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tokens", "caption": "One strip on its way to the transformer, with untrained convolutions: the image; the feature map, the size of its vectors at each place; the cells; and the six tokens without what is common to them, one in each column, 48 numbers from top to bottom. Orange lines part the places."}, "image": {"alt": "Four bands below one another: a strip of six digits; a coarse map of two by twelve fields; a single row of six fields; six columns of 48 fields each, of different patterns."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tokens", "caption": "One strip on its way to the transformer, with untrained convolutions: the image; the feature map, the size of its vectors at each place; the cells; and the six tokens without what is common to them, one in each column, 48 numbers from top to bottom. Orange lines part the places."}, "image": {"classes": "wide", "alt": "Four bands below one another: a strip of six digits; a coarse map of two by twelve fields; a single row of six fields; six columns of 48 fields each, of different patterns."}}
 assert tokens.shape[1] == 6 and torch.equal(map_of(tokens, 1, 6), cells)
 plots.image_to_tokens(
     strips[0, 0],
@@ -632,7 +632,7 @@ plt.show()
 # %% [markdown]
 # Laid over the image, for one strip: what the last block looks at, from three places. `tokens_over_image` gives every pixel the weight of the cell that it lies in.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-over-image", "caption": "One test strip, and over it the weights of the last block, heads averaged, for three places that ask (framed)."}, "image": {"alt": "The same strip of six digits three times. In each the framed digit and, bright, the digit at the mirrored place: left and right end, second from left and second from right, and the two in the middle."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-over-image", "caption": "One test strip, and over it the weights of the last block, heads averaged, for three places that ask (framed)."}, "image": {"classes": "wide", "alt": "The same strip of six digits three times. In each the framed digit and, bright, the digit at the mirrored place: left and right end, second from left and second from right, and the two in the middle."}}
 size = tuple(test_images.shape[2:])
 laid = {
     f"place {place}": attn_course.tokens_over_image(maps[1][0, place], (1, 6), size)
@@ -702,7 +702,7 @@ at_digit = {name: values[32:40].sum().item() for name, values in fields.items()}
 assert at_digit["plain CNN"] == 0 < at_digit["hybrid"]
 print({name: f"{share:.0%} on columns 32 to 39" for name, share in at_digit.items()})
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-strip-fields", "caption": "What the answer at place 1 depends on, by column of pixels: mean absolute gradient over 50 test strips, as a share of all. Grey: the plain network of the beginning; blue: the hybrid. Dotted: the columns of place 1 and, right, of its mirror image, place 4."}, "image": {"alt": "Two curves over 48 columns. The grey one is a hump around columns 0 to 24 and exactly zero beyond. The blue one is highest over columns 32 to 39, the mirrored digit, and small elsewhere."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"name": "fig-strip-fields", "caption": "What the answer at place 1 depends on, by column of pixels: mean absolute gradient over 50 test strips, as a share of all. Grey: the plain network of the beginning; blue: the hybrid. Dotted: the columns of place 1 and, right, of its mirror image, place 4."}, "image": {"classes": "wide", "alt": "Two curves over 48 columns. The grey one is a hump around columns 0 to 24 and exactly zero beyond. The blue one is highest over columns 32 to 39, the mirrored digit, and small elsewhere."}}
 figure, axis = plt.subplots(figsize=(7.0, 2.8))
 for name, values in fields.items():
     axis.plot(values, color=plots.COLOURS[name], label=name)
@@ -973,7 +973,7 @@ for entry in AttentionSelector.consider(**shelf, reach=95, accuracy=0.9):
 # ## Questions
 #
 # Decide before you open a choice: each one says what is right in it, or what is not. By keyboard, Tab goes to the
-# next choice and Enter opens it.
+# next choice, or to a link in an open one, and Enter opens it and closes the one before.
 
 # %% [markdown]
 # **Question 1.** A feature map has 3 rows and 5 columns. Its places become tokens in the order in which a page is

@@ -12,7 +12,7 @@ from attn_course.widgets import CostExplorer, costs
 from attn_course.widgets.costs import LINES, OPTIONS, crossings
 
 PROJECTIONS, MAP = "Part of attention: projections", "Part of attention: the n × n map"
-WINDOW = "Sliding window, without projections"
+WINDOW = "Window, 128 on each side, no projections"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_lines_that_part_do_not_cross_and_lines_that_touch_and_go_on_do():
 
 def test_a_window_that_reaches_everything_costs_what_the_map_costs(figure):
     rows = {
-        n: {row["mechanism"]: row["FLOPs"] for row in table(figure, "At the cursor", length=n)}
+        n: {row["mechanism"]: row["FLOPs"] for row in table(figure, "At the chosen size", length=n)}
         for n in (128, 192)
     }
     assert rows[128][WINDOW] == rows[128][MAP] and rows[192][WINDOW] < rows[192][MAP]
@@ -127,8 +127,10 @@ def test_it_works_without_a_machine_and_with_two():
     two = CostExplorer({"slow": record, "fast": faster}, quantity="time")
     slow, fast = (table(two, "The machine", view="roofline", machine=name)[0] for name in ("slow", "fast"))
     assert fast["GFLOP/s"] == pytest.approx(7 * slow["GFLOP/s"]) and slow["rows"] > fast["rows"]
-    times = [table(two, "At the cursor", machine=name)[0]["least time, ms"] for name in ("slow", "fast")]
+    times = [table(two, "At the chosen size", machine=name)[0]["least time, ms"] for name in ("slow", "fast")]
     assert times[0] > times[1]
+
+    assert two.data["machines"]["slow"]["threads"] == record["settings"]["threads"] > 0
 
     none = CostExplorer({})
     assert none.settings["machine"].startswith("assumed")

@@ -94,7 +94,7 @@ function median(values) {
 
 function tables(data, now) {
   const all = seen(data, now);
-  const atCursor = { name: 'At the cursor', columns: ['mechanism', ...data.quantities.map((quantity) => data.units[quantity])],
+  const atCursor = { name: 'At the chosen size', columns: ['mechanism', ...data.quantities.map((quantity) => data.units[quantity])],
     rows: all.lines.map((line) => {
       const found = costAt(data, line, all.here, now);
       return [line.name, ...data.quantities.map((quantity) => found[quantity])];
@@ -145,7 +145,11 @@ function saysCosts(all, now) {
   if (!found.length) return `At ${where}: nothing to draw. Switch on a line that has this quantity.`;
   const [least, most] = [found[0], found[found.length - 1]];
   let text = `At ${where} the lowest is “${least[0]}” with ${amount(now.quantity, least[1])}`;
-  text += found.length > 1 ? `; “${most[0]}” has ${digits(most[1] / least[1])} times as much.` : '.';
+  const times = digits(most[1] / least[1]);
+  text += found.length > 1 ? `; “${most[0]}” has ${times === '1' ? 'as much' : `${times} times as much`}.` : '.';
+  const none = all.drawnLines.filter((_, k) => !(all.curves[k][all.here] > 0)).map(({ line }) => `“${line.name}”`);
+  if (none.length) text += ` ${now.quantity === 'peak' ? 'Parts have no peak of their own' : 'None of it'}: ${none.join(', ')}.`;
+  if (now.quantity === 'intensity') text += ' Low means that memory binds, not that it is cheap.';
   const near = nearest(all);
   if (!near) return `${text} No two lines cross between ${number(all.sizes[0])} and ${places(now.family, all.sizes[all.sizes.length - 1])}.`;
   const [a, b] = [all.drawnLines[near[0]].line.name, all.drawnLines[near[1]].line.name];
@@ -265,7 +269,7 @@ function build(ui) {
   };
   const { view, family, quantity, machine, length, side, width, channels, ...others } = controls;
   const first = [view, family, quantity, machine, width, channels];
-  for (const { node } of [...first, others.heads, others.sequences, others.images]) node.classList.add('attn-short');
+  for (const { node } of [width, channels, others.heads, others.sequences, others.images]) node.classList.add('attn-short');
   for (const { node } of [length, side]) node.classList.add('attn-wide');
 
   const toggles = ['tokens', 'maps'].flatMap((of) => data.families[of].lines.map((line) => {
@@ -309,9 +313,12 @@ function build(ui) {
     }
     rowChoice.set(found[2].rows.some(([label]) => label === now.row) && !costs ? now.row : '');
     picture.replaceChildren(costs ? costsPicture(all, now, data, ui.width()) : roofPicture(all, now, data, found, ui.width()));
-    const dots = costs && ['time', 'peak'].includes(now.quantity) ? ` Dots: measured at these sizes on ${now.machine}.` : '';
-    key.textContent = costs ? `Rings: two lines cross. Dotted: the chosen size.${dots}`
-      : 'Dots: measured rows (grey: of mechanisms that are not switched on here). Rings: at best, at the chosen size. Line: the roof.';
+    const { threads } = data.machines[now.machine];
+    const on = `${now.machine}${threads ? ` with ${threads} ${threads === 1 ? 'thread' : 'threads'}` : ''}`;
+    const dots = costs && ['time', 'peak'].includes(now.quantity) ? ` Dots: measured at these sizes on ${on}.` : '';
+    const alike = costs && tokens ? ' The window and the n × n map are counted without projections, layers with them.' : '';
+    key.textContent = costs ? `Rings: two lines cross. Dotted: the chosen size.${alike}${dots}`
+      : `Dots: rows measured on ${on} (grey: of mechanisms that are not switched on here). Rings: at best, at the chosen size. Line: the roof.`;
     return costs ? saysCosts(all, now) : saysRoof(all, now, found);
   };
 }

@@ -51,7 +51,10 @@ STORED = (
     "peak training",
 )
 MIB = 2**20
-DIGITS = 7  # that stored numbers keep
+DIGITS = 15  # that stored numbers keep: counts are whole
+
+
+WINDOWED = f"Window, {WINDOW} on each side, no projections"
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _lines() -> Iterator[Line]:
     both = NEEDS["tokens"]
     projecting = {"projections", "biases"}
     yield Line("Attention, with weights", "tokens", "multi-head-attention", attention, both)
-    yield Line("Sliding window, without projections", "tokens", "sliding-window-attention", window, both)
+    yield Line(WINDOWED, "tokens", "sliding-window-attention", window, both)
     yield Line(
         "Part of attention: projections",
         "tokens",
@@ -171,7 +174,7 @@ def _lines() -> Iterator[Line]:
 
 LINES = {line.name: line for line in _lines()}
 BEGIN = (
-    "Attention, with weights", "Sliding window, without projections", "Part of attention: projections",
+    "Attention, with weights", WINDOWED, "Part of attention: projections",
     "Part of attention: the n × n map", "SelfAttention2D", "CBAM", "Spatial attention", "Channel attention",
     "Convolution, 3 × 3",
 )  # fmt: skip
@@ -215,7 +218,12 @@ class CostExplorer(Figure):
             "quantities": list(UNITS),  # in their order, which the keys of an object do not keep
             "families": families,
             "machines": {
-                name: {"peak": hardware.peak_flops, "bandwidth": hardware.bandwidth, "rows": rows[name]}
+                name: {
+                    "peak": hardware.peak_flops,
+                    "bandwidth": hardware.bandwidth,
+                    "rows": rows[name],
+                    "threads": records.get(name, {}).get("settings", {}).get("threads"),
+                }
                 for name, hardware in self.hardware.items()
             },
         }
@@ -255,7 +263,7 @@ class CostExplorer(Figure):
         size = now[SIZE[now["family"]]]
         shown = [self._shown(line, size, now) for line in lines]
         at_cursor: Table = {
-            "name": "At the cursor",
+            "name": "At the chosen size",
             "columns": ["mechanism", *UNITS.values()],
             "rows": [[line.name, *values.values()] for line, values in zip(lines, shown, strict=True)],
         }

@@ -35,7 +35,7 @@ function number(value, digits = 3) {
   if (value === null || value === undefined) return '–';
   if (typeof value !== 'number') return String(value);
   if (!Number.isFinite(value)) return value > 0 ? '∞' : value < 0 ? '−∞' : 'not a number';
-  if (Number.isInteger(value) && Math.abs(value) < 1e9) return value.toLocaleString('en').replace('-', '−');
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString('en').replace('-', '−');
   const size = Math.abs(value);
   const text = size >= 1e6 || (size < 10 ** -digits && size > 0)
     ? value.toExponential(Math.min(digits, 2)) : value.toFixed(digits);
@@ -147,6 +147,15 @@ function heat(matrix, { title, rows = [], columns = [], low = 0, high = null, di
     });
   });
   return box;
+}
+
+/** What the colours of a map mean: the smallest and the largest number, `say` as it says them, with the shades between. */
+function colourBar(low, high, width, say) {
+  const count = 24;
+  return element('span', { className: 'attn-bar' }, say(low),
+    drawn('svg', { width, height: 12, 'aria-hidden': 'true' }, Array.from({ length: count }, (_, i) => drawn('rect',
+      { x: i * width / count, y: 0, width: width / count + 1, height: 12, fill: shade(i / (count - 1)) }))),
+    say(high));
 }
 
 function steps(low, high, log) {
@@ -322,4 +331,4 @@ function figure({ tables, build }) {
   return { render, tables };
 }
 
-export { COLOURS, button, choice, drawn, element, field, figure, heat, number, plot, shade, slider, toggle };
+export { COLOURS, button, choice, colourBar, drawn, element, field, figure, heat, number, plot, shade, slider, toggle };

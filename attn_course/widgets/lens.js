@@ -1,4 +1,4 @@
-import { COLOURS, choice, drawn, element, figure, number, shade, slider, toggle } from './kit.js';
+import { COLOURS, choice, colourBar, drawn, element, figure, number, shade, slider, toggle } from './kit.js';
 
 const WHEN = ['before', 'after'];
 const FINE = 1e7; // attention weights are rounded to this part of 1
@@ -248,14 +248,6 @@ function paint(canvas, image, map, range, overlay, mask, cell) {
   }
 }
 
-function colourBar(low, high, room) {
-  const [steps, width] = [24, room - 120];
-  return element('div', { className: 'attn-lens-bar' }, digits(low),
-    drawn('svg', { width, height: 12, 'aria-hidden': 'true' }, Array.from({ length: steps }, (_, i) => drawn('rect',
-      { x: i * width / steps, y: 0, width: width / steps + 1, height: 12, fill: shade(i / (steps - 1)) }))),
-    digits(high));
-}
-
 /** Every map of the stage as two dots, with lines for the maps that know no network. */
 function dots(rows, chosen, lines, width) {
   const [left, right, top, step] = [132, 22, 8, 25];
@@ -420,7 +412,7 @@ function build(ui) {
       `${shown.image.size.join(' × ')} pixels.`, mask ? `${percent(share)} of it lie on the digit, which takes ${
         percent(chance)} of the picture.` : ''].join(' ');
     said.textContent = name.charAt(0).toUpperCase() + name.slice(1);
-    bar.replaceChildren(colourBar(...range, side));
+    bar.replaceChildren(colourBar(...range, side - 120, digits));
     marks.textContent = `${mask ? "Outline: the digit's ink. " : ''}Circle: the largest value.${
       kind === 'place' ? ' Square: the marked place; tap another, or move the sliders.' : ''}`;
 

@@ -1,4 +1,4 @@
-import { button, choice, drawn, element, field, figure, number, shade, slider } from './kit.js';
+import { button, choice, colourBar, drawn, element, field, figure, number, shade, slider } from './kit.js';
 
 const LETTERS = { q: 'Queries q', k: 'Keys k', v: 'Values v' };
 const LARGEST = 99; // of an edited number
@@ -144,18 +144,25 @@ function tables(data, now) {
 // --- Pictures ----------------------------------------------------------------------------------------------
 
 const inCell = (value, digits) => (Number.isInteger(value) ? String(value) : value.toFixed(digits)).replace(/^-(?=0\.0*$)/, '').replace('-', '−');
-const percent = (share) => `${number(100 * share, 0)} %`;
+/** A share in words: near none and near all are not rounded to them. */
+function percent(share) {
+  if (share > 0 && share < 0.001) return '< 0.1 %';
+  if (share > 0.999 && share < 1) return '> 99.9 %';
+  return `${(100 * share).toFixed((share > 0 && share < 0.01) || (share > 0.99 && share < 1) ? 1 : 0)} %`;
+}
 const cut = (word, letters = 9) => (word.length > letters ? `${word.slice(0, letters - 1)}…` : word);
 
 /** A line across each masked cell, so that it is told by more than its colour. */
 const hatch = (cells) => drawn('path', { class: 'attn-micro-hatch', d: cells.map(([x, y, w, h]) => `M${x} ${y + h}l${w} ${-h}`).join('') });
 
-/** A matrix, queries down. `followed` is framed; a press on a row follows its query. */
-function heatmap(matrix, { title, rows, columns = [], low, high, width, followed, pick }) {
+const letters = (names) => Math.max(0, ...names.map((name) => name.length));
+const indent = (rows) => 8 + Math.max(12, 7.2 * letters(rows)); // room for their names
+
+/** A matrix, queries down, in cells of at most `most` pixels. `followed` is framed; a press on a row follows its query. */
+function heatmap(matrix, { title, rows, columns = [], low, high, width, most = 46, followed, pick }) {
   const [n, m] = [matrix.length, matrix[0].length];
-  const letters = (names) => Math.max(0, ...names.map((name) => name.length));
-  const left = 8 + Math.max(12, 7.2 * letters(rows));
-  const side = Math.max(5, Math.min(46, (width - left - 3) / m));
+  const left = indent(rows);
+  const side = Math.max(5, Math.min(most, (width - left - 3) / m));
   const tilt = 7.4 * letters(columns) > side;
   const top = columns.length ? (tilt ? 10 + 7.2 * letters(columns) : 20) : 3;
   const box = drawn('svg', { role: 'img', 'aria-label': title, class: 'attn-micro-map', width: left + side * m + 3,
@@ -190,11 +197,23 @@ function heatmap(matrix, { title, rows, columns = [], low, high, width, followed
   box.append(...numbers);
   if (hidden.length) box.append(hatch(hidden));
   box.append(drawn('rect', { x: left - 1, y: top + side * followed - 1, width: side * m + 1, height: side + 1, class: 'attn-mark' }));
+  const at = (event) => [Math.floor((event.offsetY - top) / side), Math.floor((event.offsetX - left) / side)];
   box.addEventListener('click', (event) => {
-    const row = Math.floor((event.offsetY - top) / side);
+    const [row] = at(event);
     if (row >= 0 && row < n) pick(row);
   });
-  return box;
+  const read = element('span', { className: 'attn-micro-read', ariaHidden: 'true' }); // all of it stands in the tables too
+  box.addEventListener('pointermove', (event) => {
+    const [i, j] = at(event);
+    const there = i >= 0 && i < n && j >= 0 && j < m;
+    const column = columns[j] ? ` → ${columns[j]}` : `, ${j}`;
+    read.textContent = there ? `${rows[i]}${column}: ${matrix[i][j] === null ? 'masked' : inCell(matrix[i][j], 3)}` : '';
+  });
+  box.addEventListener('pointerleave', () => { read.textContent = ''; });
+  const key = element('div', { className: 'attn-micro-key' }, colourBar(low, high, 64, (x) => number(x, 1)), read);
+  const whole = element('div', {}, box, key);
+  whole.style.width = `${Math.max(148, left + side * m + 3)}px`; // whatever its title says
+  return whole;
 }
 
 /** The weights of the followed query as bars over the sentence. A press on a word follows it. */
@@ -207,6 +226,7 @@ function bars({ short, words, weights, masked, query, n }, { width, pick }) {
   const box = drawn('svg', { role: 'img', 'aria-label': title, class: 'attn-micro-map', width: step * n + 4, height: top + high + 30,
     viewBox: `0 0 ${step * n + 4} ${top + high + 30}` });
   const letters = Math.max(2, Math.floor(step / 8));
+  const labels = []; // above every bar, also above the next one
   row.forEach((weight, j) => {
     const [x, tall] = [2 + step * j, Math.max(1, high * weight)];
     const room = [x + step * 0.12, top, step * 0.76, high];
@@ -215,12 +235,15 @@ function bars({ short, words, weights, masked, query, n }, { width, pick }) {
     else {
       box.append(drawn('rect', { x: room[0], y: top + high - tall, width: room[2], height: tall, class: 'attn-micro-bar' }));
       if (step >= 34 || weight === best) {
-        box.append(drawn('text', { x: x + step / 2, y: top + high - tall - 5, class: 'attn-note attn-halo', 'text-anchor': 'middle' }, percent(weight)));
+        const [first, last] = [step < 40 && j === 0, step < 40 && j === n - 1]; // narrow bars: no label hangs over the edge
+        labels.push(drawn('text', { x: first ? x : last ? x + step : x + step / 2, y: top + high - tall - 5, class: 'attn-note attn-halo',
+          'text-anchor': first ? 'start' : last ? 'end' : 'middle' }, percent(weight)));
       }
     }
     box.append(drawn('text', { x: x + step / 2, y: top + high + 19, class: 'attn-axis', 'text-anchor': 'middle' },
       n > 8 ? short[j] : cut(short[j], letters)));
   });
+  box.append(...labels);
   box.append(drawn('rect', { x: 2 + step * query + 1, y: top + high + 3, width: step - 2, height: 24, class: 'attn-mark' }));
   box.addEventListener('click', (event) => pick(Math.max(0, Math.min(n - 1, Math.floor((event.offsetX - 2) / step)))));
   return box;
@@ -247,7 +270,8 @@ function grid(letter, { words, d, head }, edit) {
 function sentence(now, at, found) {
   const { words, query, weights, masked, output, d, n, short, head } = at;
   const trained = now.source === 'trained';
-  const name = (j) => (trained ? `“${short[j]}” at ${j}` : `“${words[j]}”`);
+  const name = (j) => (trained ? `“${short[j]}” at ${j}` : words.indexOf(words[j]) === words.lastIndexOf(words[j])
+    ? `“${words[j]}”` : `“${words[j]}” at ${j}`);
   const row = weights[query];
   const seen = masked[query].filter((score) => score !== null).length;
   if (!seen) return `${name(query)} may look nowhere: every weight is 0, and what it receives is zeros.`;
@@ -258,14 +282,14 @@ function sentence(now, at, found) {
   const heat = now.temperature === 1 ? '' : now.temperature > 1
     ? ` Temperature ${now.temperature} makes the scores smaller, and the weights more alike.`
     : ` Temperature ${now.temperature} makes the scores larger, and the choice sharper.`;
-  const others = n - seen ? ` ${n - seen} of ${n} keys are masked.` : '';
+  const others = n - seen ? ` ${n - seen} of ${n} keys ${n - seen === 1 ? 'is' : 'are'} masked.` : '';
   if (!trained) {
-    const receives = d > 1 ? `(${output[query].map((value) => number(value, 2)).join(', ')})` : number(output[query][0], 2);
+    const receives = d > 1 ? `(${output[query].map((value) => inCell(value, 2)).join(', ')})` : inCell(output[query][0], 2);
     return `${name(query)} ${most}, and receives ${receives}.${others}${heat}`;
   }
   const [, entropy, , previous, , top, inside] = found[2].rows[head];
-  const habit = inside ? `In this head the open bracket is the top key of ${top} of the ${inside} queries inside brackets.`
-    : `There is no bracket here; on the mean this head puts ${percent(previous ?? 0)} on the character before, with an entropy of ${number(entropy, 2)} nats.`;
+  const habit = inside ? `In this head the open round bracket is the top key of ${top} of the ${inside} queries inside round brackets.`
+    : `There is no round bracket here; on average over the queries this head puts ${percent(previous ?? 0)} on the character before, with an entropy of ${number(entropy, 2)} nats.`;
   return `${name(query)} ${most}. ${habit}${heat}`;
 }
 
@@ -280,10 +304,10 @@ function build(ui) {
   const source = choice({ label: 'Look at', options: sources, value: settings.source,
     change: (value) => change({ source: value, edits: [], temperature: 1, ...START[value] }) });
   const problem = element('p', { className: 'attn-problem', role: 'alert' });
-  const own = field({ label: `My own words (up to ${data.longest})`, value: settings.sentence, maxLength: 90, change: (text) => {
+  const own = field({ label: `My own words (up to ${data.longest}), then Enter`, value: settings.sentence, maxLength: 90, change: (text) => {
     const words = wordsOf(text.replace(/\s+/g, ' '));
     const right = words.length >= 1 && words.length <= data.longest;
-    problem.textContent = right ? '' : `Please type 1 to ${data.longest} words; these are ${words.length}.`;
+    problem.textContent = right ? '' : `Please type 1 to ${data.longest} words; these are ${words.length}. The picture still shows “${ui.settings.sentence}”.`;
     if (right) change({ sentence: words.join(' '), edits: [], query: Math.min(ui.settings.query, words.length - 1) });
   } });
   const snippet = choice({ label: 'Line of code', options: data.snippets.map(({ text }, i) => [i, text]), value: settings.snippet, change: setter('snippet') });
@@ -296,10 +320,11 @@ function build(ui) {
   const temperature = slider({ label: 'Temperature', min: 0, max: TEMPERATURES.length - 1, value: nearest(settings.temperature),
     format: (i) => String(TEMPERATURES[i]), change: (i) => change({ temperature: TEMPERATURES[i] }) });
   const mask = choice({ label: 'Mask', options: MASKS, value: settings.mask, change: setter('mask') });
-  const real = slider({ label: 'Real words', min: 0, max: 31, value: settings.real, change: setter('real') });
+  const real = slider({ label: 'Tokens that are no padding', min: 0, max: 31, value: settings.real, change: setter('real') });
   const reach = slider({ label: 'Window: reach on each side, w', min: 0, max: 31, value: settings.window, change: setter('window') });
   own.node.classList.add('attn-wide');
   for (const one of [layer, heads, head]) one.node.classList.add('attn-short');
+  for (const one of [snippet, mask]) one.node.classList.add('attn-long');
   ui.controls.append(source.node, own.node, problem, snippet.node, layer.node, heads.node, head.node, query.node, temperature.node,
     mask.node, real.node, reach.node);
 
@@ -307,9 +332,13 @@ function build(ui) {
   const vectorsTitle = element('p', { className: 'attn-panel-title attn-wide' });
   const inputs = element('div', { className: 'attn-picture' });
   const back = button('Undo my edits', () => change({ edits: [] }));
+  const wrong = element('p', { className: 'attn-problem', role: 'alert' });
   const rest = element('div', { className: 'attn-picture' });
-  ui.picture.append(first, vectorsTitle, inputs, back, rest);
-  const panel = (title, shape, picture) => element('div', {}, element('p', { className: 'attn-panel-title' }, `${title}: ${shape}`), picture);
+  ui.picture.append(first, vectorsTitle, inputs, back, wrong, rest);
+  const panel = (title, shape, picture) => { // two lines always, so that maps side by side stand level
+    picture.prepend(element('p', { className: 'attn-panel-title' }, title, element('br'), shape));
+    return picture;
+  };
   const size = (...matrices) => Math.max(1e-9, ...matrices.flat(2).filter((x) => x !== null).map(Math.abs));
 
   let base = null; // the numbers before any edit
@@ -317,6 +346,8 @@ function build(ui) {
   function edit(letter, i, c, input, done = false) {
     const value = input.valueAsNumber;
     const right = Number.isFinite(value) && Math.abs(value) <= LARGEST;
+    wrong.textContent = right || done || !input.value ? ''
+      : `A number from −${LARGEST} to ${LARGEST}, please: ${input.value} is not used.`;
     if (done) { // leaving a field that holds no number puts the old one back
       if (!right) input.value = vectors(data, ui.settings).whole[letter][i][c];
       return;
@@ -340,7 +371,7 @@ function build(ui) {
         inputs.replaceChildren(...Object.keys(LETTERS).map((letter) => {
           const top = size(at[letter]);
           return panel(LETTERS[letter], `${n} × ${d}`, heatmap(at[letter], { title: `${LETTERS[letter]}, ${n} by ${d}, from ${number(-top, 1)} to ${number(top, 1)}`,
-            rows: short, low: -top, high: top, width: Math.max(130, third), followed, pick: setter('query') }));
+            rows: short, low: -top, high: top, width: Math.max(148, third), followed, pick: setter('query') }));
         }));
       }
       built = all;
@@ -390,23 +421,26 @@ function build(ui) {
     show(now, at);
 
     const labels = short.map((word) => cut(word));
-    const wide = n > 8 ? (room > 560 ? room / 2 - 8 : room) : Math.min(room, 420);
-    const shared = { rows: labels, followed, pick, width: wide };
+    const wide = n > 8 ? (room > 560 ? room / 2 - 8 : room) : n <= 3 && room > 560 ? room / 4 - 10 : Math.min(room, 420);
+    const most = n > 8 ? 46 : Math.min(46, (wide - indent(labels) - 3) / n); // of the output too: its rows stand level
+    const shared = { rows: labels, followed, pick, width: wide, most };
     const top = size(at.scores);
-    const scale = now.temperature === 1 ? '√d_k' : `(√d_k · ${now.temperature})`;
+    const root = ['√d', element('sub', {}, 'k')];
+    const scale = now.temperature === 1 ? root : ['(', ...root, ` · ${now.temperature})`];
+    const step = now.mask === 'none' ? 3 : 4;
     const square = `${n} × ${n}`;
     const best = Math.max(...at.weights[followed]);
     const seen = at.masked.flat().filter((score) => score !== null).length;
     const largest = size(at.output, at.v);
     const panels = [
-      panel(`2. Scores q kᵀ / ${scale}`, square, heatmap(at.scores, { ...shared, columns: labels, low: -top, high: top,
+      panel('2. Scores', ['q kᵀ / ', ...scale, `: ${square}`], heatmap(at.scores, { ...shared, columns: labels, low: -top, high: top,
         title: `Scores, ${n} by ${n}, queries down, keys across, from ${number(Math.min(...at.scores.flat()), 2)} to ${number(Math.max(...at.scores.flat()), 2)}` })),
-      now.mask === 'none' ? null : panel('3. After the mask', square, heatmap(at.masked, { ...shared, columns: labels, low: -top, high: top,
+      now.mask === 'none' ? null : panel('3. After the mask', `the rest is −∞: ${square}`, heatmap(at.masked, { ...shared, columns: labels, low: -top, high: top,
         title: `Scores after the mask: ${seen} of ${n * n} are allowed, the others struck out` })),
-      panel(`${now.mask === 'none' ? 3 : 4}. Weights: softmax of each row`, square, heatmap(at.weights.map((row, i) => row.map((w, j) => (at.masked[i][j] === null ? null : w))),
+      panel(`${step}. Weights`, `softmax of each row: ${square}`, heatmap(at.weights.map((row, i) => row.map((w, j) => (at.masked[i][j] === null ? null : w))),
         { ...shared, columns: labels, low: 0, high: 1,
           title: `Weights, ${n} by ${n}, each row adds up to 1; the largest of ${words[followed]} is ${number(best, 2)}` })),
-      panel(`${now.mask === 'none' ? 4 : 5}. Output: weights · v`, `${n} × ${d}`, heatmap(at.output, { ...shared, width: n > 8 ? wide * 0.7 : wide,
+      panel(`${step + 1}. Output`, `weights · v: ${n} × ${d}`, heatmap(at.output, { ...shared, width: n > 8 ? wide * 0.7 : wide,
         columns: d <= 4 ? range(d).map((c) => `${h * d + c}`) : [], low: -largest, high: largest,
         title: `Output, ${n} by ${d}; ${words[followed]} receives ${at.output[followed].slice(0, 4).map((x) => number(x, 2)).join(', ')}${d > 4 ? ' and so on' : ''}` })),
     ];

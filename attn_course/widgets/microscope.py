@@ -124,8 +124,12 @@ class AttentionMicroscope(Figure):
             "The way from queries, keys and values to what each word receives, step by step: every query is "
             "compared with every key (scores), a mask may forbid some, softmax turns each row into weights that add "
             "up to 1, and the output is the mean of the values with these weights. The numbers of one's own words "
-            "are not learned: they come from the letters by a fixed rule, so equal words get equal numbers. The "
-            "trained model's queries, keys and values are those of the chapter's language model, stored in thousandths."
+            "are not learned: they come from the letters by a fixed rule, so equal words get equal numbers."
+        ) + (
+            " The trained model's queries, keys and values are those of the chapter's language model, stored in "
+            "thousandths; an open bracket is the round one that was opened last."
+            if self.data["snippets"]
+            else ""
         )
 
     def tables(self, **settings: Any) -> list[Table]:

@@ -45,10 +45,19 @@ def _point_out(stage):
     stage.page.get_by_label("Point out a measured row").select_option(index=5)
 
 
+def _take_memory(stage):
+    (machine,) = stage.figure.data["machines"].values()
+    stage.page.get_by_label("Quantity").select_option("peak")
+    stage.settle()
+    assert f"with {machine['threads']} threads" in stage.page.locator(".attn-picture").inner_text()
+    finding = stage.page.locator(".attn-finding").inner_text()
+    assert "Parts have no peak of their own: “Part of attention: projections”" in finding
+
+
 MOVES = {
     "an arrow key makes the sequence longer": lambda stage: stage.slide("Length", "ArrowRight", 3),
     "End takes the longest sequence": lambda stage: stage.slide("Length", "End"),
-    "memory instead of FLOPs": lambda stage: stage.page.get_by_label("Quantity").select_option("peak"),
+    "memory instead of FLOPs": _take_memory,
     "a wider model moves the crossover": lambda stage: stage.page.get_by_label("Width").select_option("1024"),
     "feature maps": lambda stage: stage.page.get_by_label("Mechanisms over").select_option("maps"),
     "the roofline, with a row pointed out": _point_out,

@@ -46,18 +46,26 @@ def _type_a_sentence(stage):
     words = stage.page.get_by_label("My own words")
     words.fill("one two  three four five six seven eight nine")
     words.press("Tab")
-    assert "1 to 8 words; these are 9" in stage.page.get_by_role("alert").inner_text()
+    told = stage.page.get_by_role("alert").filter(has_text="these are 9").inner_text()
+    assert "1 to 8 words" in told and "still shows “the dog bites the man”" in told
     assert _now(stage)["sentence"] == "the dog bites the man"
     words.fill("  red fish, blue \t fish, ")
     words.press("Enter")
-    assert stage.page.get_by_role("alert").inner_text() == ""
+    assert stage.page.get_by_role("alert").all_inner_texts() == ["", ""]
     assert _now(stage)["sentence"] == "red fish, blue fish,"
+    stage.slide("Follow the query of", "Home")
+    stage.slide("Follow the query of", "ArrowRight")
+    stage.settle()
+    assert "“fish,” at 1 looks" in stage.page.locator(".attn-finding").inner_text()
 
 
 def _edit_a_number(stage):
     entry = stage.page.get_by_label("q of bites, channel 1", exact=True)
     entry.fill("2.5")
     entry.press("ArrowUp")
+    assert _now(stage)["edits"] == [["q", 1, 1, 2.6]]
+    entry.fill("1e9")
+    assert "1e9 is not used" in stage.page.locator(".attn-picture [role=alert]").inner_text()
     assert _now(stage)["edits"] == [["q", 1, 1, 2.6]]
     entry.fill("")  # what is no number changes nothing, and leaves with the hand
     entry.press("Tab")
@@ -73,6 +81,17 @@ def _edit_and_undo(stage):
     stage.slide("Temperature", "End")
 
 
+def _point_at_a_cell(stage):
+    map_ = stage.page.get_by_role("img", name="Weights, 3 by 3")
+    stage.page.get_by_label("k of man, channel 0", exact=True).fill("1.5")
+    stage.slide("Temperature", "Home")
+    stage.settle()
+    assert "looks most at “man”, with > 99.9 %" in stage.page.locator(".attn-finding").inner_text()
+    box = map_.bounding_box()
+    stage.page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 20 + 46 * 1.5)
+    assert stage.page.locator(".attn-micro-read").all_inner_texts() == ["", "bites → man: 0.999", ""]
+
+
 def _choose_a_head(stage):
     _choose(stage, "Heads", "2")
     _choose(stage, "Head shown", "1")
@@ -82,14 +101,14 @@ def _choose_a_head(stage):
 def _choose_a_snippet(stage):
     _choose(stage, "Look at", "trained")
     stage.settle()
-    assert "of the 14 queries inside brackets" in stage.page.locator(".attn-finding").inner_text()
+    assert "of the 14 queries inside round brackets" in stage.page.locator(".attn-finding").inner_text()
     _choose(stage, "Line of code", "1")
     stage.slide("Follow the query of", "End")
 
 
 def _hide_everything(stage):
     _choose(stage, "Mask", "front")
-    stage.slide("Real words", "Home")
+    stage.slide("Tokens that are no padding", "Home")
     stage.settle()
     assert "may look nowhere" in stage.page.locator(".attn-finding").inner_text()
 
@@ -105,6 +124,7 @@ MOVES = {
     "edits are undone, and it gets warm": _edit_and_undo,
     "a mask is chosen": lambda stage: _choose(stage, "Mask", "causal"),
     "a mask forbids everything": _hide_everything,
+    "a pointer rests on a cell": _point_at_a_cell,
     "a head is chosen": _choose_a_head,
     "a line of the trained model is chosen": _choose_a_snippet,
     "an arrow key follows another word": lambda stage: stage.slide("Follow the query of", "ArrowLeft"),
