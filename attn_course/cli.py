@@ -356,8 +356,7 @@ def _grade(arguments: argparse.Namespace) -> int:
                 signal.signal(getattr(signal, ends), signal.default_int_handler)
     try:
         known = [*grading.STATUSES, *(grading.diagnoses(arguments.out) if arguments.again else ())]
-        if unknown := [one for one in arguments.again if one not in known]:
-            print(f"no status {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        if not _all_known("status", arguments.again, known):
             return 2
         rows = grading.grade(
             arguments.folder, arguments.out, chapter=arguments.chapter, exercises=arguments.exercises,
@@ -398,10 +397,13 @@ def _known_chapter(chapter: int | None) -> bool:
 def _known_exercises(names: Sequence[str]) -> bool:
     from attn_course.exercises import catalog
 
-    known = [exercise.id for exercise in catalog()]
+    return _all_known("exercise", names, [exercise.id for exercise in catalog()])
+
+
+def _all_known(what: str, names: Sequence[str], known: Sequence[str]) -> bool:
     unknown = [name for name in names if name not in known]
     if unknown:
-        print(f"no exercise {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        print(f"no {what} {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
     return not unknown
 
 

@@ -435,6 +435,11 @@ def a_class(folder: Path, count: int = 3) -> Path:
     return folder
 
 
+def graders(folder: Path, out: Path) -> list[str]:
+    """The grader as a process of its own."""
+    return [sys.executable, "-m", "attn_course.cli", "grade", str(folder), "--out", str(out)]
+
+
 def test_a_folder_is_graded_and_what_is_done_is_not_done_again(tmp_path):
     folder, out = a_class(tmp_path / "in"), tmp_path / "grades.csv"
     said: list[str] = []
@@ -540,17 +545,7 @@ def test_chosen_exercises_are_out_of_the_whole_class(tmp_path, capsys):
 
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     folder, out = a_class(tmp_path / "in", 12), tmp_path / "grades.csv"
-    command = [
-        sys.executable,
-        "-m",
-        "attn_course.cli",
-        "grade",
-        str(folder),
-        "--out",
-        str(out),
-        "--seed",
-        "7",
-    ]
+    command = [*graders(folder, out), "--seed", "7"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert run.stdout is not None
     first = run.stdout.readline()
@@ -636,15 +631,7 @@ def test_a_file_that_nobody_foresaw_does_not_hold_up_the_others(monkeypatch, tmp
 def test_a_grader_that_is_asked_to_end_leaves_nothing_behind(tmp_path):
     folder = a_class(tmp_path / "in", 12)
     (tmp_path / "tmp").mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "attn_course.cli",
-        "grade",
-        str(folder),
-        "--out",
-        str(tmp_path / "g.csv"),
-    ]
+    command = graders(folder, tmp_path / "g.csv")
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                            env={**os.environ, "TMPDIR": str(tmp_path / "tmp")})  # fmt: skip
     assert run.stdout is not None and "1 of 13" in run.stdout.readline()

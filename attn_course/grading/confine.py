@@ -105,10 +105,8 @@ _CLONE, _CLONE3, _TGKILL, _PRLIMIT = (56, 220), (435, 435), (234, 131), (302, 26
 _OPENAT2 = 437
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CLONE_THREAD = 0x10000
-_OPEN, _OPENAT = (
-    (2, None),
-    (257, 56),
-)  # emptying a file as it is opened is writing, also where Landlock does not know
+# Emptying a file as it is opened is writing, also where Landlock does not know.
+_OPEN, _OPENAT = (2, None), (257, 56)
 _ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
 # fcntl may not name another process (F_SETOWN, F_SETOWN_EX) or a signal (F_SETSIG) for what happens to a file, nor
 # watch one (F_SETLEASE, F_NOTIFY): the kernel would send the signal for it.

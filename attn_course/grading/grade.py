@@ -182,10 +182,9 @@ def submissions(folder: Path) -> list[Found]:
     for entry in _entries(folder):
         path = Path(entry.path)
         notebooks = list(_walk(path, 3)) if entry.is_dir(follow_symlinks=False) else []
+        student = _printable(entry.name if entry.is_dir() else path.stem)
         for one in notebooks or [path]:
-            name = _printable(one.relative_to(folder).as_posix())
-            student = name.split("/")[0] if "/" in name or entry.is_dir() else _printable(path.stem)
-            found.append(Found(student, name, one))
+            found.append(Found(student, _printable(one.relative_to(folder).as_posix()), one))
     if not any(one.path.suffix in SUFFIXES for one in found):
         raise ValueError(f"no .ipynb or .py file in {folder}")
     return sorted(found, key=lambda one: (one.student, one.name))
@@ -235,8 +234,8 @@ def grade(
             raise ValueError(f"{out} was graded with seed {kept[0].seed}, not {seed}: take another file")
         seed = kept[0].seed if kept else secrets.randbelow(1 << 31) if seed is None else seed
         found = [one for one in found if not _is_output(one.path, out)]
-        current = {(one.name, _sha256(one.path)) for one in found}
-        names = {one.name for one in found}
+        keyed = [(one, (one.name, _sha256(one.path))) for one in found]
+        current, names = {key for _, key in keyed}, {one.name for one in found}
         gone = [row for row in kept if row.file not in names]
         if gone and not forget:
             count = len({row.file for row in gone})
@@ -250,7 +249,7 @@ def grade(
         done = {(row.file, row.sha256) for row in stays}
         _rewrite(out, stays)
         rows = list(stays)
-        todo = [one for one in found if (one.name, _sha256(one.path)) not in done]
+        todo = [one for one, key in keyed if key not in done]
         if not todo:
             return rows
         with Sandbox(allowance, weak=weak) as sandbox, out.open("ab") as file:

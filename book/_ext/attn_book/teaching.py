@@ -105,32 +105,32 @@ def aims(one: Chapter) -> list[str]:
     ]
 
 
-# An invented class: what each handed in of two exercises, a mistake of the bank or a status.
+# An invented class: what each handed in of two exercises, a mistake of the bank or a status; and one no notebook.
 CLASS = {
     "ada": {"causal-mask": "passed", "split-heads": "passed"},
     "ben": {"causal-mask": "transposed", "split-heads": "reshape-for-transpose"},
     "cleo": {"causal-mask": "passed", "split-heads": "reshape-for-transpose"},
     "dan": {"causal-mask": "passed", "split-heads": "not attempted"},
-    "eve": {"": "refused"},
 }
+NO_NOTEBOOK = {"student": "eve", "file": "eve/essay.docx", "message": ".docx: expected .ipynb or .py"}
 
 
 def grades_example() -> list[str]:
     """The summary that the grader writes of `CLASS`, without its heading."""
     from attn_course import grading
 
-    says = {mistake: text for one in CLASS["ada"] for mistake, text in grading.mistakes(one)}
+    unsaid = {"seed": 0, "sha256": "", "course": ""}
     rows = []
     for student, handed_in in CLASS.items():
+        about = {"student": student, "file": f"{student}/01.ipynb", "chapter": 1, **unsaid}
         for exercise, found in handed_in.items():
-            status = found if found in grading.STATUSES else "wrong"
-            message = says[found] if status == "wrong" else ".docx: expected .ipynb or .py"
-            rows.append(
-                grading.Row(student=student, file=f"{student}/{'essay.docx' if status == 'refused' else '01.ipynb'}",
-                            chapter=1, exercise=exercise, status=status, points=int(status == "passed"),
-                            diagnosis=found if status == "wrong" else "", message=message, seed=0, sha256="",
-                            course="")
-            )  # fmt: skip
+            outcome = {"status": found, "points": int(found == "passed"), "diagnosis": "", "message": ""}
+            if found not in grading.STATUSES:
+                says = dict(grading.mistakes(exercise))[found]
+                outcome = {"status": "wrong", "points": 0, "diagnosis": found, "message": says}
+            rows.append(grading.Row(**about, exercise=exercise, **outcome))
+    nothing = {"chapter": 0, "exercise": "", "status": "refused", "points": 0, "diagnosis": ""}
+    rows.append(grading.Row(**NO_NOTEBOOK, **nothing, **unsaid))
     return grading.summary(rows).splitlines()[2:]
 
 
